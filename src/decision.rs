@@ -1,0 +1,311 @@
+//! The decision: may this key do what the request asks?
+//!
+//! [`decide`] is pure, and its order is the contract: the first failure answers. A denial is a normal
+//! answer. Absent on purpose: looking anything up, and the clock.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::account::{AccountId, Labels};
+use crate::clock::Timestamp;
+use crate::key::{KeyId, is_address_allowed, is_expired};
+use crate::scope::expression::Expression;
+use crate::scope::{ScopePattern, ScopeSet};
+use crate::token::Environment;
+
+/// Why a request is refused, in the order in which it is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Denial {
+    /// The request carries no credential.
+    MissingCredential,
+    /// The credential is not a token of ours, or there are two.
+    MalformedCredential,
+    /// There is no such key.
+    UnknownKey,
+    /// The key is revoked.
+    KeyRevoked,
+    /// The key is disabled.
+    KeyDisabled,
+    /// The key has expired.
+    KeyExpired,
+    /// The key's account is suspended.
+    AccountSuspended,
+    /// The client's address is not in the key's networks, or is not known.
+    AddressNotAllowed,
+    /// The caller wants a key of the other environment.
+    WrongEnvironment,
+    /// The key lacks the scope.
+    InsufficientScope,
+    /// The key or its account asks too fast.
+    RateLimited,
+    /// The month's quota of a hard plan is used up.
+    QuotaExceeded,
+}
+
+impl Denial {
+    /// The word for programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingCredential => "MISSING_CREDENTIAL",
+            Self::MalformedCredential => "MALFORMED_CREDENTIAL",
+            Self::UnknownKey => "UNKNOWN_KEY",
+            Self::KeyRevoked => "KEY_REVOKED",
+            Self::KeyDisabled => "KEY_DISABLED",
+            Self::KeyExpired => "KEY_EXPIRED",
+            Self::AccountSuspended => "ACCOUNT_SUSPENDED",
+            Self::AddressNotAllowed => "ADDRESS_NOT_ALLOWED",
+            Self::WrongEnvironment => "WRONG_ENVIRONMENT",
+            Self::InsufficientScope => "INSUFFICIENT_SCOPE",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::QuotaExceeded => "QUOTA_EXCEEDED",
+        }
+    }
+
+    /// The HTTP status that the client shall see.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::MissingCredential
+            | Self::MalformedCredential
+            | Self::UnknownKey
+            | Self::KeyRevoked
+            | Self::KeyDisabled
+            | Self::KeyExpired => 401,
+            Self::AccountSuspended
+            | Self::AddressNotAllowed
+            | Self::WrongEnvironment
+            | Self::InsufficientScope => 403,
+            Self::RateLimited | Self::QuotaExceeded => 429,
+        }
+    }
+
+    /// What the outside client is told: one and the same for unknown, revoked, disabled and expired.
+    #[must_use]
+    pub const fn public(self) -> PublicDenial {
+        match self {
+            Self::MissingCredential => PublicDenial::Missing,
+            Self::MalformedCredential => PublicDenial::Malformed,
+            Self::UnknownKey | Self::KeyRevoked | Self::KeyDisabled | Self::KeyExpired => {
+                PublicDenial::Invalid
+            }
+            Self::AccountSuspended
+            | Self::AddressNotAllowed
+            | Self::WrongEnvironment
+            | Self::InsufficientScope
+            | Self::RateLimited
+            | Self::QuotaExceeded => PublicDenial::Exact(self),
+        }
+    }
+}
+
+/// A denial as the outside client may know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublicDenial {
+    /// Bring a key.
+    Missing,
+    /// What was brought is no key.
+    Malformed,
+    /// The key is not valid, and why is nobody's business.
+    Invalid,
+    /// The key is valid, and this is what is in its way.
+    Exact(Denial),
+}
+
+/// What is known of a key at the moment of decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Whether it is revoked.
+    pub revoked: bool,
+    /// Whether it is disabled.
+    pub disabled: bool,
+    /// When its time is over.
+    pub expire_time: Option<Timestamp>,
+    /// Whether its account is suspended.
+    pub suspended: bool,
+    /// From where it may be used; empty means anywhere.
+    pub allowed_cidrs: &'a [IpNet],
+    /// Production or development.
+    pub environment: Environment,
+    /// What it may do, implications followed.
+    pub held: &'a ScopeSet,
+}
+
+/// What a request asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The scopes it needs.
+    pub requirement: Requirement<'a>,
+    /// From where the client comes, where known.
+    pub client_address: Option<IpAddr>,
+    /// The environment it must have, if it must.
+    pub environment: Option<Environment>,
+}
+
+/// The scopes that a request needs.
+#[derive(Debug, Clone, Copy)]
+pub enum Requirement<'a> {
+    /// These.
+    Scope(&'a Expression),
+    /// None: the caller only wants to know whose key it is.
+    AuthenticateOnly,
+}
+
+/// Decides on a key that was found; rows 4 to 10 of the table. `Ok` means allow.
+pub fn decide(facts: &Facts<'_>, ask: &Ask<'_>, now: Timestamp) -> Result<(), Denial> {
+    if facts.revoked {
+        return Err(Denial::KeyRevoked);
+    }
+    if facts.disabled {
+        return Err(Denial::KeyDisabled);
+    }
+    if is_expired(facts.expire_time, now) {
+        return Err(Denial::KeyExpired);
+    }
+    if facts.suspended {
+        return Err(Denial::AccountSuspended);
+    }
+    if !is_address_allowed(facts.allowed_cidrs, ask.client_address) {
+        return Err(Denial::AddressNotAllowed);
+    }
+    if ask.environment.is_some_and(|wanted| wanted != facts.environment) {
+        return Err(Denial::WrongEnvironment);
+    }
+    match ask.requirement {
+        Requirement::Scope(expression) if !expression.is_met_by(facts.held) => {
+            Err(Denial::InsufficientScope)
+        }
+        Requirement::Scope(_) | Requirement::AuthenticateOnly => Ok(()),
+    }
+}
+
+/// The answer to "may this key do this?"; allow and deny alike.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// `None` means allow.
+    pub denial: Option<Denial>,
+    /// Whose key it is, when a key was found: for the trusted caller, denied or not.
+    pub identity: Option<Identity>,
+    /// The scopes that were needed, joined by spaces; for the challenge of an insufficient scope.
+    pub needed: Option<Arc<Expression>>,
+    /// Whether the request is billed.
+    pub billable: bool,
+    /// The revision of the store as of which this was decided.
+    pub revision: crate::revision::Position,
+}
+
+/// Whose key it is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The key.
+    pub key_id: KeyId,
+    /// Its account.
+    pub account: AccountId,
+    /// Production or development.
+    pub environment: Environment,
+    /// Its scopes, as they were given.
+    pub scopes: Arc<[ScopePattern]>,
+    /// Its account's plan.
+    pub plan: Arc<str>,
+    /// Its labels, when it has any.
+    pub labels: Option<Arc<Labels>>,
+    /// When its time is over.
+    pub expire_time: Option<Timestamp>,
+}
+
+impl Decision {
+    /// The HTTP status for the client: 200, 401, 403 or 429.
+    #[must_use]
+    pub fn http_status(&self) -> u16 {
+        self.denial.map_or(200, Denial::http_status)
+    }
+
+    /// The `WWW-Authenticate` challenge (RFC 6750 §3) of a 401, and of a 403 for want of scope.
+    #[must_use]
+    pub fn challenge(&self, realm: &str) -> Option<String> {
+        let bearer = format!("Bearer realm=\"{realm}\"");
+        match self.denial?.public() {
+            PublicDenial::Missing => Some(bearer),
+            PublicDenial::Malformed => Some(format!(
+                "{bearer}, error=\"invalid_request\", error_description=\"the credential is not one well-formed key\""
+            )),
+            PublicDenial::Invalid => Some(format!(
+                "{bearer}, error=\"invalid_token\", error_description=\"the key is not valid\""
+            )),
+            PublicDenial::Exact(Denial::InsufficientScope) => {
+                let needed = self.needed.as_ref().map_or("", |needed| needed.scopes.as_str());
+                Some(format!("{bearer}, error=\"insufficient_scope\", scope=\"{needed}\""))
+            }
+            PublicDenial::Exact(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Catalogue, Policy};
+
+    /// Each row of the table fails alone, and the first of several answers.
+    #[test]
+    fn the_first_failure_answers() {
+        let catalogue = Catalogue::compile(Policy::default(), "").unwrap();
+        let held = catalogue.held(&[ScopePattern::parse("memory:read").unwrap()]);
+        let write = catalogue.expression("memory:write").unwrap();
+        let now = Timestamp::from_micros(1_000);
+        let net = ["192.0.2.0/24".parse().unwrap()];
+        // From the last row to the first, each fault is added to those below it.
+        let mut facts = Facts {
+            revoked: false,
+            disabled: false,
+            expire_time: Some(Timestamp::from_micros(1_001)),
+            suspended: false,
+            allowed_cidrs: &[],
+            environment: Environment::Live,
+            held: &held,
+        };
+        let mut ask = Ask {
+            requirement: Requirement::AuthenticateOnly,
+            client_address: Some("198.51.100.1".parse().unwrap()),
+            environment: None,
+        };
+        assert_eq!(decide(&facts, &ask, now), Ok(()));
+        ask.requirement = Requirement::Scope(&write);
+        assert_eq!(decide(&facts, &ask, now), Err(Denial::InsufficientScope));
+        ask.environment = Some(Environment::Test);
+        assert_eq!(decide(&facts, &ask, now), Err(Denial::WrongEnvironment));
+        facts.allowed_cidrs = &net;
+        assert_eq!(decide(&facts, &ask, now), Err(Denial::AddressNotAllowed));
+        facts.suspended = true;
+        assert_eq!(decide(&facts, &ask, now), Err(Denial::AccountSuspended));
+        facts.expire_time = Some(now);
+        assert_eq!(decide(&facts, &ask, now), Err(Denial::KeyExpired));
+        facts.disabled = true;
+        assert_eq!(decide(&facts, &ask, now), Err(Denial::KeyDisabled));
+        facts.revoked = true;
+        assert_eq!(decide(&facts, &ask, now), Err(Denial::KeyRevoked));
+    }
+
+    #[test]
+    fn outsiders_cannot_tell_invalid_keys_apart() {
+        let of = |denial| {
+            let decision = Decision {
+                denial: Some(denial),
+                identity: None,
+                needed: None,
+                billable: false,
+                revision: crate::revision::Position { epoch: 0, n: 0, tag: 0 },
+            };
+            (decision.http_status(), decision.challenge("r"))
+        };
+        let unknown = of(Denial::UnknownKey);
+        assert_eq!(unknown.0, 401);
+        for denial in [Denial::KeyRevoked, Denial::KeyDisabled, Denial::KeyExpired] {
+            assert_eq!(of(denial), unknown);
+        }
+        assert_eq!(of(Denial::MissingCredential).1.unwrap(), "Bearer realm=\"r\"");
+        assert_eq!(of(Denial::AccountSuspended), (403, None));
+    }
+}

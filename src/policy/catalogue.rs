@@ -1,0 +1,211 @@
+//! A policy made ready to decide by: scopes numbered, implications followed, expressions kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::{Policy, own_scopes};
+use crate::error::Error;
+use crate::scope::ScopePattern;
+use crate::scope::ScopeSet;
+use crate::scope::expression::{BadExpression, Expression, Resolve, Resolved};
+
+/// How many parsed expressions are kept; callers use a few, so more than this is someone's mistake
+/// or an attack, and those are parsed anew each time.
+const EXPRESSIONS_MAX: usize = 1_024;
+
+/// A policy that was found right, beside what is derived from it.
+#[derive(Debug)]
+pub struct Catalogue {
+    policy: Policy,
+    entries: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+    strict: ScopeSet,
+    expressions: RwLock<HashMap<Box<str>, Arc<Expression>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    resolved: Resolved,
+    /// The scope itself and all that it implies.
+    closure: ScopeSet,
+}
+
+impl Catalogue {
+    /// Validates and compiles a policy; `prefix` is put before field paths.
+    pub fn compile(policy: Policy, prefix: &str) -> Result<Self, Error> {
+        policy.validate(prefix)?;
+        let definitions: Vec<_> = own_scopes().into_iter().chain(policy.scopes.clone()).collect();
+        let by_name: HashMap<_, _> = definitions
+            .iter()
+            .enumerate()
+            .map(|(index, scope)| (scope.name.clone(), index))
+            .collect();
+        let implied = |index: usize| -> Vec<usize> {
+            definitions[index]
+                .implies
+                .iter()
+                .filter_map(|name| by_name.get(name).copied())
+                .collect()
+        };
+        let mut strict = ScopeSet::empty(definitions.len());
+        let mut entries = Vec::with_capacity(definitions.len());
+        for (index, scope) in definitions.iter().enumerate() {
+            if scope.strict {
+                strict.insert(index);
+            }
+            entries.push(Entry {
+                name: scope.name.clone(),
+                resolved: Resolved { index, strict: scope.strict, cost: scope.cost },
+                closure: close(index, definitions.len(), &implied),
+            });
+        }
+        Ok(Self { policy, entries, by_name, strict, expressions: RwLock::default() })
+    }
+
+    /// The document.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What holding these scopes amounts to, implications followed. Names that the catalogue lacks
+    /// amount to nothing.
+    #[must_use]
+    pub fn held<'a>(&self, patterns: impl IntoIterator<Item = &'a ScopePattern>) -> ScopeSet {
+        let mut held = ScopeSet::empty(self.entries.len());
+        for pattern in patterns {
+            if pattern.stem().is_none() {
+                if let Some(index) = self.by_name.get(pattern.as_str()) {
+                    held.insert_all(&self.entries[*index].closure);
+                }
+                continue;
+            }
+            for entry in self.entries.iter().filter(|entry| pattern.covers(&entry.name)) {
+                held.insert_all(&entry.closure);
+            }
+        }
+        held
+    }
+
+    /// Whether a key may be given this scope: it is in the catalogue, or something in it lies below.
+    #[must_use]
+    pub fn knows(&self, pattern: &ScopePattern) -> bool {
+        match pattern.stem() {
+            None => self.by_name.contains_key(pattern.as_str()),
+            Some(_) => self.entries.iter().any(|entry| pattern.covers(&entry.name)),
+        }
+    }
+
+    /// The number of a scope of latchkey's own or of the policy.
+    #[must_use]
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Whether any scope of the set is strict.
+    #[must_use]
+    pub fn has_strict(&self, held: &ScopeSet) -> bool {
+        held.meets(&self.strict)
+    }
+
+    /// A required scope, parsed once and kept.
+    pub fn expression(&self, text: &str) -> Result<Arc<Expression>, BadExpression> {
+        let kept =
+            self.expressions.read().unwrap_or_else(PoisonError::into_inner).get(text).cloned();
+        if let Some(expression) = kept {
+            return Ok(expression);
+        }
+        let expression = Arc::new(Expression::parse(text, self)?);
+        let mut kept = self.expressions.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < EXPRESSIONS_MAX {
+            kept.insert(text.into(), Arc::clone(&expression));
+        }
+        Ok(expression)
+    }
+}
+
+impl Resolve for Catalogue {
+    fn resolve(&self, scope: &str) -> Option<Resolved> {
+        self.by_name.get(scope).map(|index| self.entries[*index].resolved)
+    }
+
+    fn nearest(&self, scope: &str) -> Option<&str> {
+        nearest(scope, self.entries.iter().map(|entry| entry.name.as_str()))
+    }
+}
+
+fn close(start: usize, scopes: usize, implied: &impl Fn(usize) -> Vec<usize>) -> ScopeSet {
+    let mut closure = ScopeSet::empty(scopes);
+    let mut open = vec![start];
+    while let Some(index) = open.pop() {
+        if closure.insert(index) {
+            open.extend(implied(index));
+        }
+    }
+    closure
+}
+
+/// The name most like the one given, when one is like it at all.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Longer than any name there can be: not worth comparing.
+    if name.len() > 128 {
+        return None;
+    }
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(2))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalogue() -> Catalogue {
+        Catalogue::compile(Policy::default(), "").unwrap()
+    }
+
+    fn held(catalogue: &Catalogue, names: &[&str]) -> ScopeSet {
+        let patterns: Vec<_> =
+            names.iter().map(|name| ScopePattern::parse(name).unwrap()).collect();
+        catalogue.held(&patterns)
+    }
+
+    #[test]
+    fn implications_are_followed_to_the_end() {
+        let catalogue = catalogue();
+        let read = catalogue.expression("memory:read").unwrap();
+        assert!(read.is_met_by(&held(&catalogue, &["memory:admin"])));
+        assert!(read.is_met_by(&held(&catalogue, &["memory:readonly"])));
+        let write = catalogue.expression("memory:write").unwrap();
+        assert!(!write.is_met_by(&held(&catalogue, &["memory:readonly", "memory:read"])));
+    }
+
+    #[test]
+    fn a_pattern_holds_what_is_below_it_and_latchkeys_own_only_by_name() {
+        let catalogue = catalogue();
+        let memory = held(&catalogue, &["memory:*"]);
+        assert!(catalogue.expression("memory:admin").unwrap().is_met_by(&memory));
+        assert!(!catalogue.expression("latchkey:authorize").unwrap().is_met_by(&memory));
+        let own = held(&catalogue, &["latchkey:admin"]);
+        assert!(catalogue.expression("latchkey:nodes.read").unwrap().is_met_by(&own));
+        assert!(!catalogue.expression("memory:read").unwrap().is_met_by(&own));
+    }
+
+    #[test]
+    fn an_unknown_scope_gets_the_nearest_name() {
+        let error = catalogue().expression("memory:reed").unwrap_err();
+        assert!(error.to_string().ends_with("did you mean `memory:read`?"), "{error}");
+    }
+
+    #[test]
+    fn strictness_and_cost_follow_the_scopes_named() {
+        let catalogue = catalogue();
+        let expression = catalogue.expression("memory:write or memory:admin").unwrap();
+        assert!(expression.strict);
+        assert_eq!(expression.cost, 1);
+        assert_eq!(catalogue.expression("memory:write").unwrap().cost, 0);
+    }
+}

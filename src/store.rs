@@ -1,0 +1,421 @@
+//! What the use cases need of a store, and the contract that every store keeps.
+//!
+//! 1. **One method is one atomic step.** Nothing is answered before its commit is durable; a method
+//!    that failed changed nothing, save for [`StoreError::OutcomeUnknown`].
+//! 2. **One door in.** Every change of keys, accounts or policy goes through [`Store::mutate`], which
+//!    checks the maker's rows, writes the records, the audit row, and last the change, in that order.
+//! 3. **One order.** Changes are numbered gaplessly and in commit order: who reads number n sees every
+//!    change up to n. Each carries a random tag, so that a number given out twice is noticed.
+//! 4. **One door out for the cache.** [`Store::read`] returns one snapshot of the authority itself, never
+//!    of a replica. The other look-ups are for administration and confer nothing on a cache.
+//! 5. `Ok(None)` means that there is none; an error means that it could not be found out.
+//! 6. Time and randomness are in the arguments.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use thiserror::Error as ThisError;
+use tokio::sync::watch;
+
+use crate::account::{Account, AccountChange, AccountId, NewAccount};
+use crate::clock::Timestamp;
+use crate::error::{Error, Reason};
+use crate::key::{KeyChange, KeyId, KeyRecord, KeyState, NewKey, RevokeReason};
+use crate::policy::Policy;
+use crate::revision::Position;
+use crate::token::{Digest, Environment};
+
+mod door;
+mod sqlite;
+
+/// The changes that a node keeps in mind: what a first read brings of them.
+pub const RECENT_CHANGES_MAX: usize = 100_000;
+
+/// Where keys, accounts and the policy live; see the module for the contract.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The one reader's read: one snapshot. `ask.after` is `None` on the first read.
+    async fn read(&self, ask: &ReadAsk) -> Result<ReadBatch, StoreError>;
+
+    /// Carries out one mutation, or none of it. A refusal is `Ok(Err(_))`: the store did its part.
+    async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError>;
+
+    /// The key of this id.
+    async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError>;
+
+    /// The key of this digest.
+    async fn key_by_digest(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError>;
+
+    /// The keys, in order of creation, that a query asks for.
+    async fn list_keys(&self, query: &KeyQuery) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// The account of this id, with the number of keys that count against its plan at `now`.
+    async fn account(
+        &self,
+        id: &AccountId,
+        now: Timestamp,
+    ) -> Result<Option<(Account, u32)>, StoreError>;
+
+    /// The accounts, by id, that a query asks for, each with the keys that count.
+    async fn list_accounts(&self, query: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError>;
+
+    /// The policy and the change that made it what it is.
+    async fn policy(&self) -> Result<(Policy, Position), StoreError>;
+
+    /// Remembers that this time was told, so that a later process tells none before it.
+    async fn keep_time(&self, now: Timestamp) -> Result<(), StoreError>;
+
+    /// The highest time that was kept or written.
+    async fn kept_time(&self) -> Result<Timestamp, StoreError>;
+
+    /// Changes whenever something was committed: the reader's reason to read.
+    fn commits(&self) -> watch::Receiver<u64>;
+
+    /// Ends what is under way and lets go of the files; later calls fail.
+    async fn close(&self);
+}
+
+/// Opens the store that a URL names (`sqlite://PATH`), brings its schema up to date and takes its lock.
+pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    match url.split_once("://") {
+        Some(("sqlite", path)) => Ok(Arc::new(sqlite::SqliteStore::open(path).await?)),
+        _ => Err(StoreError::Unusable(format!(
+            "store.url `{url}`: must be `sqlite://PATH`, as in `sqlite://latchkey.db`"
+        ))),
+    }
+}
+
+/// Why a store could not do its part.
+#[derive(Debug, ThisError)]
+pub enum StoreError {
+    /// It did not answer, and nothing was changed: a repeat is safe.
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A commit was sent, and whether it was made is not known.
+    #[error("the store did not say whether it committed: {0}")]
+    OutcomeUnknown(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It holds something impossible, and where.
+    #[error("the store holds something impossible in {table}, {row}: {what}")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The row, by its key.
+        row: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It cannot be opened; the text says what to do.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let (reason, message) = match &error {
+            StoreError::Unavailable(_) | StoreError::Unusable(_) => {
+                (Reason::StoreUnavailable, "the store cannot be reached; nothing was changed")
+            }
+            StoreError::OutcomeUnknown(_) => (
+                Reason::OutcomeUnknown,
+                "it is not known whether the change was made; repeat it with the same request_id",
+            ),
+            StoreError::Corrupt { .. } => (Reason::Internal, "internal error"),
+        };
+        let retry = matches!(reason, Reason::StoreUnavailable);
+        let told = Self::new(reason, message).caused_by(error);
+        if retry { told.retry_after(std::time::Duration::from_secs(1)) } else { told }
+    }
+}
+
+// === The reader's read ===
+
+/// What the one reader asks for.
+#[derive(Debug, Clone, Default)]
+pub struct ReadAsk {
+    /// The position up to which the reader has applied everything; `None` at the start.
+    pub after: Option<Position>,
+    /// Digests that somebody waits for.
+    pub wanted: Vec<Digest>,
+    /// A page of the first load: the keys after this one, so many.
+    pub page: Option<PageAsk>,
+    /// The most changes that one read brings.
+    pub changes_max: usize,
+}
+
+/// A page of the first load.
+#[derive(Debug, Clone, Copy)]
+pub struct PageAsk {
+    /// The last key of the page before; `None` for the first page.
+    pub after: Option<KeyId>,
+    /// How many.
+    pub keys_max: usize,
+}
+
+/// One snapshot of the store.
+#[derive(Debug, Clone)]
+pub struct ReadBatch {
+    /// The position as of which all of this is true. When `is_behind`, that of the last change brought.
+    pub position: Position,
+    /// Whether there are more changes than one read brings; then it brings nothing but changes.
+    pub is_behind: bool,
+    /// What stands in the store at the number that was asked after; `None` when nothing does.
+    pub found: Option<Position>,
+    /// The changes after the position asked after, in order. On the first read: the window of recent
+    /// ones, without their records.
+    pub changes: Vec<Change>,
+    /// Keys that changed, were wanted, or stand on the page, as they are now.
+    pub keys: Vec<KeyRecord>,
+    /// Accounts that changed, and those of the keys above, as they are now.
+    pub accounts: Vec<Account>,
+    /// The policy, when it changed, and on the first read.
+    pub policy: Option<Policy>,
+    /// Wanted digests that no key has.
+    pub absent: Vec<Digest>,
+    /// Where the page ended, when one was asked for.
+    pub page: Option<PageEnd>,
+}
+
+/// Where a page of the first load ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageEnd {
+    /// There may be keys after this one.
+    At(KeyId),
+    /// That was the last.
+    Last,
+}
+
+/// One change, as the feed has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its place in the order.
+    pub position: Position,
+    /// What was changed.
+    pub subject: Subject,
+    /// The digest of a key, so that what was remembered of its absence dies by it.
+    pub digest: Option<Digest>,
+}
+
+/// What a change was made to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A key.
+    Key(KeyId),
+    /// An account.
+    Account(AccountId),
+    /// The policy.
+    Policy,
+}
+
+// === Mutations ===
+
+/// A change that somebody wants made.
+#[derive(Debug, Clone)]
+pub struct Mutation {
+    /// Who wants it.
+    pub maker: Maker,
+    /// From where, for the audit trail; empty when from within.
+    pub peer: String,
+    /// The time; the store writes it, or the highest time it wrote before if that is later.
+    pub now: Timestamp,
+    /// Random bits for the tags and ids of this mutation, drawn by the caller.
+    pub seed: [u8; 32],
+    /// What is wanted.
+    pub command: Command,
+}
+
+/// Who wants a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Maker {
+    /// An operator's key, and the scope by which it asks. Both are checked again, on the rows.
+    Key {
+        /// The key.
+        id: KeyId,
+        /// The scope that the call needs.
+        scope: &'static str,
+    },
+    /// latchkey itself, and on what occasion; it may do everything.
+    System(&'static str),
+}
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Makes a key.
+    CreateKey {
+        /// What it shall be.
+        new: NewKey,
+        /// By what it is found.
+        secret: NewSecret,
+        /// The request, for a repeat to be recognised.
+        request: Option<RequestMark>,
+    },
+    /// Changes a key.
+    UpdateKey {
+        /// Which.
+        id: KeyId,
+        /// How.
+        change: KeyChange,
+        /// The revision it must have.
+        expected: Option<Position>,
+    },
+    /// Puts another key in a key's place.
+    RotateKey {
+        /// Which.
+        id: KeyId,
+        /// By what the new one is found.
+        secret: NewSecret,
+        /// How long the old one goes on working; zero revokes it at once.
+        overlap: std::time::Duration,
+        /// The request, for a repeat to be recognised.
+        request: Option<RequestMark>,
+    },
+    /// Ends a key for good; repeating it changes nothing.
+    RevokeKey {
+        /// Which.
+        target: KeyTarget,
+        /// Why.
+        reason: RevokeReason,
+        /// With what words.
+        comment: String,
+        /// Whether every key that it made, and they made, goes with it.
+        with_created: bool,
+    },
+    /// Makes an account.
+    CreateAccount {
+        /// What it shall be.
+        new: NewAccount,
+        /// The request, for a repeat to be recognised.
+        request: Option<RequestMark>,
+    },
+    /// Changes an account.
+    UpdateAccount {
+        /// Which.
+        id: AccountId,
+        /// How.
+        change: AccountChange,
+        /// The revision it must have.
+        expected: Option<Position>,
+    },
+    /// Replaces the policy.
+    ApplyPolicy {
+        /// By this.
+        policy: Policy,
+        /// The revision that the old one must have.
+        expected: Option<Position>,
+        /// Whether nothing shall be written.
+        is_dry_run: bool,
+        /// Whether scopes that active keys hold may be dropped.
+        allow_orphans: bool,
+    },
+    /// Makes the reserved account, the policy and the root key of an empty store. Decided by one
+    /// guarded row: a repeat changes nothing and its [`Done::keys`] is empty.
+    Seed {
+        /// The policy.
+        policy: Policy,
+        /// By what the root key is found.
+        secret: NewSecret,
+    },
+    /// Makes a new root key and revokes the old one.
+    ResetRoot {
+        /// By what the new one is found.
+        secret: NewSecret,
+    },
+    /// Makes an account and keys for trying latchkey out, whatever was made so before.
+    SeedDemo {
+        /// The account, made when it is not there.
+        account: NewAccount,
+        /// The keys.
+        keys: Vec<(NewKey, NewSecret)>,
+        /// The policy to be applied with it, if it changes.
+        policy: Option<Policy>,
+    },
+}
+
+/// By what a new key is found and shown; its token stays with the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSecret {
+    /// The digest of its token.
+    pub digest: Digest,
+    /// What people are shown of its token.
+    pub hint: String,
+}
+
+/// A request that must not be carried out twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestMark {
+    /// The client's UUID, in its canonical form.
+    pub id: String,
+    /// SHA-256 of what was asked, less the secret: the same content again has the same one.
+    pub content: [u8; 32],
+}
+
+/// A key, by its id or by its token's digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyTarget {
+    /// By its id.
+    Id(KeyId),
+    /// By its token.
+    Digest(Digest),
+}
+
+/// What a mutation did.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// The last change made; `None` when nothing was changed.
+    pub position: Option<Position>,
+    /// The keys concerned: the one asked about first. `CreateKey`: the new one. `RotateKey`: the new one,
+    /// then its predecessor. `RevokeKey`: the target, then those that went with it by this very call.
+    pub keys: Vec<KeyRecord>,
+    /// The account concerned, with the keys that count against its plan.
+    pub account: Option<(Account, u32)>,
+    /// The policy as it is now.
+    pub policy: Option<(Policy, Position)>,
+    /// What the caller should know.
+    pub notices: Vec<String>,
+}
+
+impl Done {
+    /// Nothing was changed and nothing is concerned; the base for the others.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self { position: None, keys: Vec::new(), account: None, policy: None, notices: Vec::new() }
+    }
+}
+
+// === Queries ===
+
+/// Which keys are listed.
+#[derive(Debug, Clone)]
+pub struct KeyQuery {
+    /// Of this account; `None` means of all.
+    pub account: Option<AccountId>,
+    /// Made by this, as in `key:ID`.
+    pub created_by: Option<String>,
+    /// Of this environment.
+    pub environment: Option<Environment>,
+    /// With this hint.
+    pub hint: Option<String>,
+    /// In one of these states at `now`; empty means any.
+    pub states: Vec<KeyState>,
+    /// The instant at which states are told.
+    pub now: Timestamp,
+    /// After this key.
+    pub after: Option<KeyId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which accounts are listed.
+#[derive(Debug, Clone)]
+pub struct AccountQuery {
+    /// Only this one: for callers who see no other.
+    pub only: Option<AccountId>,
+    /// On this plan.
+    pub plan: Option<String>,
+    /// The instant at which keys are counted.
+    pub now: Timestamp,
+    /// After this account.
+    pub after: Option<AccountId>,
+    /// At most so many.
+    pub limit: u32,
+}
