@@ -16,3 +16,40 @@ pub mod proto;
 pub mod revision;
 pub mod scope;
 pub mod token;
+
+pub mod scope;
+
+pub mod policy;
+
+pub mod account;
+pub mod key;
+
+pub mod grant;
+
+pub mod decision;
+
+pub mod clock;
+pub mod error;
+pub mod revision;
+
+pub mod store;
+
+pub mod cache;
+pub mod feed;
+
+pub mod authorizer;
+pub mod keyring;
+
+pub mod grpc;
+pub mod http;
+pub mod proto;
+
+pub mod serve;
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod delivery;
+pub mod failure;
+pub mod machine;
+pub mod telemetry;

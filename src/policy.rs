@@ -425,10 +425,12 @@ mod tests {
 
     #[test]
     fn each_fault_names_its_field() {
-        let mut policy = Policy::default();
-        policy.bound_ms = 1;
-        policy.grace_ms = u64::MAX;
-        policy.accepted_prefixes = vec!["X".into()];
+        let mut policy = Policy {
+            bound_ms: 1,
+            grace_ms: u64::MAX,
+            accepted_prefixes: vec!["X".into()],
+            ..Policy::default()
+        };
         policy.scopes[0].implies = vec!["memory:reed".into()];
         policy.scopes[1].name = "memory".into();
         policy.plans[1].name = "free".into();

@@ -26,6 +26,7 @@ use crate::revision::Position;
 use crate::token::{Digest, Environment};
 
 mod door;
+mod row;
 mod sqlite;
 
 /// The changes that a node keeps in mind: what a first read brings of them.
@@ -171,6 +172,10 @@ pub struct ReadBatch {
     pub policy: Option<Policy>,
     /// Wanted digests that no key has.
     pub absent: Vec<Digest>,
+    /// Rows that should be above and cannot be read, because they make no sense or a newer version wrote
+    /// them: neither there nor absent, so nothing may be answered about them. A key's digest is told
+    /// where it can be. Each was logged.
+    pub unreadable: Vec<(Subject, Option<Digest>)>,
     /// Where the page ended, when one was asked for.
     pub page: Option<PageEnd>,
 }

@@ -1,0 +1,211 @@
+//! `serve --dev`: a throw-away service with an account, two keys, and lines to paste.
+//!
+//! It listens on loopback only and prints its tokens, which is what it is for.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+use super::Addresses;
+use crate::account::{AccountId, Labels, NewAccount};
+use crate::cli::Dev;
+use crate::clock::Entropy as _;
+use crate::config::{Config, StoreUrl};
+use crate::failure::{Failure, chain};
+use crate::key::{Expiry, NewKey};
+use crate::keyring::Keyring;
+use crate::machine::MachineEntropy;
+use crate::policy::{Policy, ScopeDefinition};
+use crate::scope::{Scope, ScopePattern};
+use crate::store::Command;
+use crate::token::{Environment, Token};
+
+const ACCOUNT: &str = "demo";
+const PLAN: &str = "developer";
+
+/// A development session: where it keeps its store, and the scopes that its user brought.
+pub(super) struct Session {
+    folder: Folder,
+    scopes: Vec<Scope>,
+    policy: Policy,
+}
+
+/// A folder, and whether it goes when the session ends.
+enum Folder {
+    Kept(PathBuf),
+    Temporary(PathBuf),
+}
+
+impl Folder {
+    fn path(&self) -> &PathBuf {
+        match self {
+            Self::Kept(path) | Self::Temporary(path) => path,
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Self::Temporary(path) = self {
+            // What cannot be removed stays for the system's own cleaning of its temporary folder.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// What is printed once the addresses are known.
+pub(super) struct Lines {
+    session: Session,
+    live: Token,
+    test: Token,
+    unknown: Token,
+}
+
+impl Session {
+    /// Chooses the folder and points the configuration to it.
+    pub(super) fn prepare(dev: Dev, config: &mut Config) -> Result<Self, Failure> {
+        let scopes = dev
+            .scopes
+            .iter()
+            .map(|text| Scope::parse(text).map_err(|error| Failure::new(format!("--scope {text}: {error}"))))
+            .collect::<Result<Vec<_>, _>>()?;
+        let folder = match dev.directory {
+            Some(path) => Folder::Kept(path),
+            None => Folder::Temporary(
+                std::env::temp_dir().join(format!("latchkey-dev-{:016x}", MachineEntropy.number())),
+            ),
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.path()).map_err(|error| {
+            Failure::of(format!("cannot make the folder {}", folder.path().display()), &error)
+        })?;
+        let url = format!("sqlite://{}", folder.path().join("latchkey.db").display());
+        config.store.url = url
+            .parse::<StoreUrl>()
+            .map_err(|error| Failure::new(format!("the folder cannot be used: {error}")))?;
+        let mut policy = Policy::default();
+        for scope in &scopes {
+            if !policy.scopes.iter().any(|known| known.name == scope.as_str()) {
+                policy.scopes.push(ScopeDefinition {
+                    name: scope.to_string(),
+                    description: "Added by --scope".to_owned(),
+                    implies: Vec::new(),
+                    strict: false,
+                    cost: 1,
+                });
+            }
+        }
+        Ok(Self { folder, scopes, policy })
+    }
+
+    /// Where the root token is kept.
+    pub(super) fn root_token_file(&self) -> PathBuf {
+        self.folder.path().join("root-token")
+    }
+
+    /// Makes the account and its keys; those of an earlier session in the same folder are revoked.
+    pub(super) async fn make_keys(self, keyring: &Keyring) -> Result<Lines, Failure> {
+        let account = AccountId::parse(ACCOUNT).ok_or_else(|| Failure::new("no account id"))?;
+        let mut live_scopes = patterns(&["memory:readonly"]);
+        live_scopes.extend(self.scopes.iter().map(ScopePattern::from));
+        live_scopes.dedup();
+        let (live, live_secret) = keyring.new_token(Environment::Live);
+        let (test, test_secret) = keyring.new_token(Environment::Test);
+        let (unknown, _) = keyring.new_token(Environment::Live);
+        let test_scopes = patterns(&["memory:read", "memory:write"]);
+        let command = Command::SeedDemo {
+            account: NewAccount {
+                id: Some(account.clone()),
+                display_name: "Demo".to_owned(),
+                plan: PLAN.to_owned(),
+                labels: Labels::new(),
+            },
+            keys: vec![
+                (key(&account, "live", Environment::Live, live_scopes), live_secret),
+                (key(&account, "test", Environment::Test, test_scopes), test_secret),
+            ],
+            policy: Some(self.policy.clone()),
+        };
+        keyring
+            .mutate_as_system("dev", command)
+            .await
+            .map_err(|error| Failure::new(format!("cannot make the demo account: {}", chain(&error))))?;
+        Ok(Lines { session: self, live, test, unknown })
+    }
+}
+
+fn patterns(names: &[&str]) -> Vec<ScopePattern> {
+    names.iter().filter_map(|name| ScopePattern::parse(name).ok()).collect()
+}
+
+fn key(account: &AccountId, name: &str, environment: Environment, scopes: Vec<ScopePattern>) -> NewKey {
+    NewKey {
+        account: account.clone(),
+        display_name: name.to_owned(),
+        environment,
+        scopes,
+        grantable_scopes: Vec::new(),
+        expiry: Expiry::Never,
+        allowed_cidrs: Vec::new(),
+        labels: Labels::new(),
+    }
+}
+
+impl Lines {
+    /// Prints the keys, and lines that show 200, 403 and 401.
+    pub(super) fn print(&self, addresses: &Addresses) -> Result<(), Failure> {
+        let text = self.text(addresses);
+        std::io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| Failure::of("cannot print the demo's lines", &error))
+    }
+
+    fn text(&self, addresses: &Addresses) -> String {
+        let allowed = self.session.scopes.first().map_or("memory:read", Scope::as_str);
+        let refused = "memory:write";
+        let mut text = format!(
+            "\nlatchkey serves account `{ACCOUNT}` on plan `{PLAN}`, for development on this machine only.\n\n  \
+               live key  {}  ({})\n  \
+               test key  {}  (memory:read, memory:write)\n",
+            self.live.expose(),
+            std::iter::once("memory:readonly")
+                .chain(self.session.scopes.iter().map(Scope::as_str))
+                .collect::<Vec<_>>()
+                .join(", "),
+            self.test.expose(),
+        );
+        let cases = [
+            ("200: the key may", &self.live, allowed),
+            ("403: it may not", &self.live, refused),
+            ("401: there is no such key", &self.unknown, allowed),
+        ];
+        // Writing to a string does not fail.
+        if let Some(http) = &addresses.http {
+            let _ = writeln!(text, "\nAsk as a proxy does:\n");
+            for (title, token, scope) in cases {
+                let _ = writeln!(
+                    text,
+                    "  # {title}\n  curl -i -H 'authorization: Bearer {}' 'http://{http}/v1/forward-auth?scope={scope}'",
+                    token.expose()
+                );
+            }
+        }
+        if let Some(grpc) = &addresses.grpc {
+            let _ = writeln!(text, "\nAsk as a service does:\n");
+            for (title, token, scope) in cases {
+                let _ = writeln!(
+                    text,
+                    "  # {title}\n  grpcurl -plaintext -d '{{\"token\":\"{}\",\"required_scope\":\"{scope}\"}}' {grpc} latchkey.v1.AuthorizationService/Authorize",
+                    token.expose()
+                );
+            }
+            let _ = writeln!(
+                text,
+                "\nAdminister:\n\n  export LATCHKEY_TOKEN=$(cat '{}')\n  \
+                 grpcurl -plaintext -expand-headers -H 'authorization: Bearer ${{LATCHKEY_TOKEN}}' -d '{{\"account_id\":\"{ACCOUNT}\"}}' {grpc} latchkey.v1.KeyService/ListKeys\n",
+                self.session.root_token_file().display()
+            );
+        }
+        text
+    }
+}

@@ -1,0 +1,230 @@
+//! The hot path: credential, digest, cache, decision.
+//!
+//! On a hit nothing is awaited. A token whose form, prefix or checksum is wrong is neither hashed nor
+//! looked up. A miss waits for the one reader, then looks again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::account::AccountId;
+use crate::cache::{Cache, Found, KeyView, View};
+use crate::clock::Clock;
+use crate::decision::{Ask, Decision, Denial, Requirement, decide};
+use crate::error::{Error, Reason};
+use crate::feed::{Feed, not_ready};
+use crate::key::KeyId;
+use crate::revision::Position;
+use crate::scope::expression::Expression;
+use crate::token::{self, Digest, Environment, Prefix};
+
+pub mod credential;
+pub mod operator;
+
+pub use credential::Credential;
+pub use operator::{Operator, Permission};
+
+/// How often a key is read that is gone again when looked up: in a cache too small for its traffic.
+const FETCHES_MAX: usize = 3;
+/// How long a request waits for this node to reach its `min_revision`.
+const CATCH_UP_TIME_MAX: Duration = Duration::from_millis(150);
+
+/// Decides on requests; a cheap handle.
+#[derive(Clone)]
+pub struct Authorizer {
+    cache: Arc<Cache>,
+    feed: Feed,
+    clock: Arc<dyn Clock>,
+    prefix: Prefix,
+}
+
+/// What a caller asks about a request.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// What the client brought.
+    pub credential: Credential<'a>,
+    /// What the request needs.
+    pub required: Required<'a>,
+    /// From where the client comes, where known.
+    pub client_address: Option<IpAddr>,
+    /// The environment it must have, if it must.
+    pub environment: Option<Environment>,
+    /// What the request counts; `None` means the highest cost of the scopes named.
+    pub cost: Option<u32>,
+    /// A change that the answer must reflect.
+    pub min_revision: Option<Position>,
+}
+
+/// What a request needs, as the caller wrote it.
+#[derive(Clone, Copy)]
+pub enum Required<'a> {
+    /// An expression of scopes.
+    Scope(&'a str),
+    /// Nothing but a valid key.
+    AuthenticateOnly,
+}
+
+/// What one look at the cache gave.
+enum Looked {
+    Decided(Box<Decision>),
+    Miss(Digest),
+    Behind,
+}
+
+impl Authorizer {
+    /// Decides by this cache, which this reader fills; new tokens have this prefix.
+    #[must_use]
+    pub fn new(cache: Arc<Cache>, feed: Feed, clock: Arc<dyn Clock>, prefix: Prefix) -> Self {
+        Self { cache, feed, clock, prefix }
+    }
+
+    /// Decides. An error means that it could not be found out, or that the question is wrong.
+    pub async fn authorize(&self, question: &Question<'_>) -> Result<Decision, Error> {
+        let mut may_catch_up = true;
+        for _ in 0..FETCHES_MAX {
+            match self.look(question)? {
+                Looked::Decided(decision) => return Ok(*decision),
+                Looked::Miss(digest) => self.feed.fetch(digest).await?,
+                Looked::Behind if may_catch_up => {
+                    may_catch_up = false;
+                    self.feed.catch_up(CATCH_UP_TIME_MAX).await;
+                }
+                Looked::Behind => {
+                    return Err(Error::new(
+                        Reason::RevisionAhead,
+                        "this node has not yet seen min_revision",
+                    )
+                    .retry_after(Duration::from_millis(100)));
+                }
+            }
+        }
+        Err(not_ready("the key cannot be read, or the cache is too small to hold it"))
+    }
+
+    /// One step under the cache's lock: everything that an answer is made of is looked up in it.
+    fn look(&self, question: &Question<'_>) -> Result<Looked, Error> {
+        let now = self.clock.now();
+        self.cache
+            .view(now, |view| {
+                let needed = match question.required {
+                    Required::Scope(text) => Some(
+                        view.catalogue()
+                            .expression(text)
+                            .map_err(|error| Error::invalid("required_scope", error.to_string()))?,
+                    ),
+                    Required::AuthenticateOnly => None,
+                };
+                if let Some(wanted) = question.min_revision
+                    && !is_reached(wanted, view.applied())?
+                {
+                    return Ok(Looked::Behind);
+                }
+                let digest = match self.digest(&question.credential, view) {
+                    Ok(digest) => digest,
+                    Err(denial) => return Ok(denied(denial, needed, view)),
+                };
+                match view.find(&digest) {
+                    Found::Key(key) => {
+                        let requirement = needed.as_deref().map_or(
+                            Requirement::AuthenticateOnly,
+                            Requirement::Scope,
+                        );
+                        let ask = Ask {
+                            requirement,
+                            client_address: question.client_address,
+                            environment: question.environment,
+                        };
+                        let verdict = decide(&key.facts(), &ask, now);
+                        Ok(decided(verdict, &key, needed, question.cost, view))
+                    }
+                    Found::Absent => Ok(denied(Denial::UnknownKey, needed, view)),
+                    Found::Miss | Found::Doubtful => Ok(Looked::Miss(digest)),
+                }
+            })
+            .unwrap_or_else(|| Err(not_ready("this node holds nothing of the store yet")))
+    }
+
+    /// Rows 1 and 2 of the table: nothing is hashed before the form is found right.
+    fn digest(&self, credential: &Credential<'_>, view: &View<'_>) -> Result<Digest, Denial> {
+        let bytes = match credential {
+            Credential::Missing => return Err(Denial::MissingCredential),
+            Credential::Malformed => return Err(Denial::MalformedCredential),
+            Credential::Token(bytes) => bytes,
+        };
+        let parsed = token::parse(bytes).map_err(|_| Denial::MalformedCredential)?;
+        let accepted = &view.catalogue().policy().accepted_prefixes;
+        if parsed.prefix != self.prefix.as_str() && !accepted.iter().any(|other| other == parsed.prefix) {
+            return Err(Denial::MalformedCredential);
+        }
+        Ok(parsed.digest())
+    }
+}
+
+/// Whether a node that applied `applied` reflects `wanted`.
+fn is_reached(wanted: Position, applied: Position) -> Result<bool, Error> {
+    if wanted.epoch != applied.epoch {
+        return Err(Error::new(
+            Reason::RevisionOfAnotherEpoch,
+            "min_revision was given by the store before it was replaced or restored",
+        ));
+    }
+    Ok(wanted.n <= applied.n)
+}
+
+fn denied(denial: Denial, needed: Option<Arc<Expression>>, view: &View<'_>) -> Looked {
+    Looked::Decided(Box::new(Decision {
+        denial: Some(denial),
+        identity: None,
+        needed,
+        billable: false,
+        revision: view.applied(),
+    }))
+}
+
+fn decided(
+    verdict: Result<(), Denial>,
+    key: &KeyView<'_>,
+    needed: Option<Arc<Expression>>,
+    cost: Option<u32>,
+    view: &View<'_>,
+) -> Looked {
+    let identity = key.identity();
+    let cost = cost.unwrap_or_else(|| needed.as_ref().map_or(0, |needed| needed.cost));
+    Looked::Decided(Box::new(Decision {
+        denial: verdict.err(),
+        billable: verdict.is_ok() && cost > 0 && identity.environment == Environment::Live,
+        identity: Some(identity),
+        needed,
+        revision: view.applied(),
+    }))
+}
+
+// === Operators ===
+
+impl Authorizer {
+    /// Admits an operator to a call that needs this permission; the proof is the returned value.
+    pub async fn operator<P: Permission>(
+        &self,
+        credential: Credential<'_>,
+        address: Option<IpAddr>,
+        peer: String,
+    ) -> Result<Operator<P>, Error> {
+        let question = Question {
+            credential,
+            required: Required::Scope(P::SCOPE),
+            client_address: address,
+            environment: None,
+            cost: Some(0),
+            min_revision: None,
+        };
+        let decision = self.authorize(&question).await?;
+        if let Some(denial) = decision.denial {
+            return Err(operator::refusal(denial, P::SCOPE));
+        }
+        let (key_id, account): (KeyId, AccountId) = decision
+            .identity
+            .map(|identity| (identity.key_id, identity.account))
+            .ok_or_else(|| Error::new(Reason::Internal, "internal error"))?;
+        Ok(Operator::new(key_id, account, peer))
+    }
+}

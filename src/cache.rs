@@ -1,0 +1,354 @@
+//! What this process knows of the store: one cache, changed only by what the one reader brings.
+//!
+//! It is true as of one position. A request looks up and judges in one step, under the lock under
+//! which reads are applied. Records are kept, verdicts never. Absent on purpose: a way to put a
+//! record in, or to take one out, other than [`Cache::apply`].
+
+use std::collections::HashSet;
+use std::hash::BuildHasher;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hashbrown::DefaultHashBuilder;
+use indexmap::{IndexMap, IndexSet};
+use thiserror::Error;
+
+use crate::account::AccountId;
+use crate::clock::Timestamp;
+use crate::decision::{Facts, Identity};
+use crate::key::KeyId;
+use crate::policy::Catalogue;
+use crate::revision::Position;
+use crate::store::{PageAsk, PageEnd, ReadAsk, ReadBatch, Subject};
+use crate::token::Digest;
+
+mod apply;
+mod entry;
+
+use entry::{CachedAccount, CachedKey, Grant, Shared};
+
+/// How many absent digests are remembered. They have a memory of their own: an unknown key never
+/// pushes a known one out.
+const ABSENT_MAX: usize = 65_536;
+/// Keys of one page of the first load: small enough for a read to take milliseconds.
+const PAGE_KEYS_MAX: usize = 512;
+/// Changes that one read brings.
+const CHANGES_MAX: usize = 1_000;
+/// How many keys are compared when one must go.
+const VICTIMS_COMPARED: usize = 8;
+
+/// The cache; see the module.
+pub struct Cache {
+    state: RwLock<State>,
+    keys_max: usize,
+}
+
+/// What is behind the lock.
+struct State {
+    /// `None` until the first read is applied, and after a fence: then nothing is answered.
+    known: Option<Known>,
+    /// How many reads were sent.
+    sent: u64,
+    /// Subjects of commits whose outcome is not known. Kept apart from all that can be dropped.
+    doubts: Vec<(u64, Doubt)>,
+}
+
+/// What was learned since the first read.
+struct Known {
+    applied: Position,
+    /// The tags of the latest changes, `applied` being that of the last.
+    recent: std::collections::VecDeque<u64>,
+    catalogue: Catalogue,
+    /// A map with a randomly keyed hasher: the bits of a digest can be ground.
+    keys: IndexMap<Digest, CachedKey, DefaultHashBuilder>,
+    accounts: Shared<AccountId, CachedAccount>,
+    grants: Shared<Arc<[crate::scope::ScopePattern]>, Grant>,
+    absent: IndexSet<Digest, DefaultHashBuilder>,
+    /// Keys of which is known only that what was known of them no longer holds.
+    must_fetch: HashSet<Digest>,
+    extent: Extent,
+    /// Draws victims; where it starts does not matter.
+    draws: u64,
+}
+
+/// How much of the store the cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// The first load is under way: pages up to this key are in.
+    Loading(Option<KeyId>),
+    /// Every key is in: what is not here is not there.
+    Complete,
+    /// Some keys are not here.
+    Partial,
+}
+
+/// The subject of a commit whose outcome is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// The key of this id.
+    Key(KeyId),
+    /// The key of this digest, if there is one now.
+    Digest(Digest),
+    /// All keys of this account.
+    Account(AccountId),
+    /// Everything: a policy, or keys that were not named.
+    Everything,
+}
+
+/// Why nothing that the cache holds can be trusted any more: the store went back in time, or broke
+/// its order.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fence {
+    /// It is another store, or was restored as such.
+    #[error("the store is in another epoch")]
+    AnotherEpoch,
+    /// What was applied is not what stands there now.
+    #[error("the store went back in time: at change {n} it no longer holds what this node applied")]
+    WentBack {
+        /// The number.
+        n: u64,
+    },
+    /// A change is missing.
+    #[error("the store's order is broken: after change {n} comes {next}")]
+    Gap {
+        /// The last change that fits.
+        n: u64,
+        /// What comes after it.
+        next: u64,
+    },
+    /// A commit that this node was told of is not there.
+    #[error("the store does not show change {n}, which it acknowledged")]
+    OwnCommitMissing {
+        /// The number.
+        n: u64,
+    },
+    /// The policy in the store is not one.
+    #[error("the store's policy cannot be used: {0}")]
+    BadPolicy(String),
+}
+
+/// The cache as one request sees it, for one step.
+pub struct View<'a> {
+    known: &'a Known,
+    doubts: &'a [(u64, Doubt)],
+    now: Timestamp,
+}
+
+/// What is known of a digest.
+pub enum Found<'a> {
+    /// A key, and this is what is known of it.
+    Key(KeyView<'a>),
+    /// No key has it: final.
+    Absent,
+    /// Not known here; the reader can find it out.
+    Miss,
+    /// What is known of it may not hold: a commit whose outcome is not known, or a row that cannot be read.
+    Doubtful,
+}
+
+/// A cached key beside what it refers to.
+pub struct KeyView<'a> {
+    key: &'a CachedKey,
+    account: &'a CachedAccount,
+    grant: &'a Grant,
+}
+
+impl Cache {
+    /// An empty cache for at most so many keys.
+    #[must_use]
+    pub fn new(keys_max: usize) -> Self {
+        let state = State { known: None, sent: 0, doubts: Vec::new() };
+        Self { state: RwLock::new(state), keys_max: keys_max.max(1) }
+    }
+
+    /// Lets `judge` look at the cache in one step; `None` when nothing is known yet. Takes no other
+    /// lock for long and never waits for the store.
+    pub fn view<R>(&self, now: Timestamp, judge: impl FnOnce(&View<'_>) -> R) -> Option<R> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let known = state.known.as_ref()?;
+        Some(judge(&View { known, doubts: &state.doubts, now }))
+    }
+
+    /// The position up to which every change is reflected.
+    #[must_use]
+    pub fn applied(&self) -> Option<Position> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.known.as_ref().map(|known| known.applied)
+    }
+
+    /// Whether every key of the store is in.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.known.as_ref().is_some_and(|known| known.extent == Extent::Complete)
+    }
+
+    /// Whether the first load is under way.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.known.as_ref().is_some_and(|known| matches!(known.extent, Extent::Loading(_)))
+    }
+
+    /// How many keys are in.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.known.as_ref().map_or(0, |known| known.keys.len())
+    }
+
+    /// Whether no key is in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the change at this position was applied, by its tag. A number that lies before what is
+    /// kept in mind counts as shown: it was applied with a gapless order above it.
+    #[must_use]
+    pub fn shows(&self, position: Position) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.known.as_ref().is_some_and(|known| known.shows(position))
+    }
+
+    /// Nothing of this subject is used until a read that is sent from now on has been applied.
+    pub fn doubt(&self, doubt: Doubt) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let sent = state.sent;
+        state.doubts.push((sent, doubt));
+    }
+
+    /// What the next read has to ask; it counts as sent from here.
+    pub fn begin_read(&self, wanted: Vec<Digest>) -> ReadAsk {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.sent += 1;
+        let page = match state.known.as_ref().map(|known| known.extent) {
+            None => Some(None),
+            Some(Extent::Loading(after)) => Some(after),
+            Some(Extent::Complete | Extent::Partial) => None,
+        };
+        ReadAsk {
+            after: state.known.as_ref().map(|known| known.applied),
+            wanted,
+            page: page.map(|after| PageAsk { after, keys_max: PAGE_KEYS_MAX }),
+            changes_max: CHANGES_MAX,
+        }
+    }
+
+    /// Applies what the last read brought, whole and in one step.
+    pub fn apply(&self, batch: ReadBatch) -> Result<(), Fence> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let is_behind = batch.is_behind;
+        match state.known.as_mut() {
+            None => state.known = Some(Known::begin(batch, self.keys_max)?),
+            Some(known) => known.advance(batch, self.keys_max)?,
+        }
+        if !is_behind {
+            // The read that was just applied is number `sent`; it settles what was doubted before it.
+            let sent = state.sent;
+            state.doubts.retain(|(since, _)| *since >= sent);
+        }
+        Ok(())
+    }
+
+    /// Drops everything: the store cannot be trusted with what it said before.
+    pub fn fence(&self) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.known = None;
+    }
+}
+
+impl View<'_> {
+    /// The policy to judge by.
+    #[must_use]
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.known.catalogue
+    }
+
+    /// The position as of which all of this is true.
+    #[must_use]
+    pub fn applied(&self) -> Position {
+        self.known.applied
+    }
+
+    /// What is known of a digest.
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Found<'_> {
+        let found = self.known.keys.get(digest);
+        if !self.doubts.is_empty() && self.is_doubtful(digest, found) {
+            return Found::Doubtful;
+        }
+        let Some(key) = found else {
+            return self.known.find_absent(digest);
+        };
+        let account = self.known.accounts.get(key.account);
+        if account.is_unreadable {
+            return Found::Doubtful;
+        }
+        key.touch(self.now);
+        Found::Key(KeyView { key, account, grant: self.known.grants.get(key.grant) })
+    }
+
+    fn is_doubtful(&self, digest: &Digest, found: Option<&CachedKey>) -> bool {
+        self.doubts.iter().any(|(_, doubt)| match doubt {
+            Doubt::Everything => true,
+            Doubt::Digest(doubted) => doubted == digest,
+            Doubt::Key(id) => found.is_some_and(|key| key.id == *id),
+            Doubt::Account(id) => {
+                found.is_some_and(|key| self.known.accounts.get(key.account).id == *id)
+            }
+        })
+    }
+}
+
+impl KeyView<'_> {
+    /// What the decision looks at.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            revoked: self.key.is_revoked,
+            disabled: self.key.is_disabled,
+            expire_time: self.key.expire_time,
+            suspended: self.account.is_suspended,
+            allowed_cidrs: &self.key.allowed_cidrs,
+            environment: self.key.environment,
+            held: &self.grant.held,
+        }
+    }
+
+    /// Whose key it is; cheap to make, it shares what it holds.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity {
+            key_id: self.key.id,
+            account: self.account.id.clone(),
+            environment: self.key.environment,
+            scopes: Arc::clone(&self.grant.names),
+            plan: Arc::clone(&self.account.plan),
+            labels: self.key.labels.clone(),
+            expire_time: self.key.expire_time,
+        }
+    }
+}
+
+impl Known {
+    /// A digest that no cached key has: absence is final when everything is here, or when it was read.
+    fn find_absent(&self, digest: &Digest) -> Found<'static> {
+        let is_absent = !self.must_fetch.contains(digest)
+            && (self.extent == Extent::Complete || self.absent.contains(digest));
+        if is_absent { Found::Absent } else { Found::Miss }
+    }
+
+    fn shows(&self, position: Position) -> bool {
+        if position.epoch != self.applied.epoch || position.n > self.applied.n {
+            return false;
+        }
+        let back = usize::try_from(self.applied.n - position.n).unwrap_or(usize::MAX);
+        match self.recent.len().checked_sub(back + 1) {
+            Some(at) => self.recent[at] == position.tag,
+            None => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

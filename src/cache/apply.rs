@@ -1,0 +1,231 @@
+//! How the cache takes in what a read brought: checked first, then changes, records and position.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+
+use super::entry::{CachedAccount, CachedKey, Grant, Shared};
+use super::{
+    ABSENT_MAX, AccountId, BuildHasher, Catalogue, DefaultHashBuilder, Digest, Extent, Fence, HashSet,
+    IndexMap, IndexSet, Known, PageEnd, Position, ReadBatch, Subject, VICTIMS_COMPARED,
+};
+use crate::account::Account;
+use crate::key::KeyRecord;
+use crate::policy::Policy;
+use crate::store::{Change, RECENT_CHANGES_MAX};
+
+impl Known {
+    /// From the first read.
+    pub(super) fn begin(batch: ReadBatch, keys_max: usize) -> Result<Self, Fence> {
+        let policy = batch
+            .policy
+            .clone()
+            .ok_or_else(|| Fence::BadPolicy("there is none".to_owned()))?;
+        // What the first read brings of changes is the window before it; it ends where the read stands.
+        let before = batch.changes.first().map(|first| first.position.n.saturating_sub(1));
+        check_order(before.unwrap_or(batch.position.n), &batch)?;
+        let hasher = DefaultHashBuilder::default();
+        let mut known = Self {
+            applied: batch.position,
+            recent: VecDeque::new(),
+            catalogue: compile(policy)?,
+            keys: IndexMap::with_hasher(hasher.clone()),
+            accounts: Shared::new(),
+            grants: Shared::new(),
+            absent: IndexSet::with_hasher(hasher.clone()),
+            must_fetch: HashSet::new(),
+            extent: Extent::Loading(None),
+            draws: hasher.hash_one(batch.position.tag),
+        };
+        known.remember(&batch.changes);
+        known.set_unreadable_aside(&batch);
+        known.install_records(batch, keys_max);
+        Ok(known)
+    }
+
+    /// From a later read. Everything is checked before anything is changed.
+    pub(super) fn advance(&mut self, batch: ReadBatch, keys_max: usize) -> Result<(), Fence> {
+        if batch.position.epoch != self.applied.epoch {
+            return Err(Fence::AnotherEpoch);
+        }
+        // Before the first change there is nothing to be found, and nothing to differ.
+        if self.applied.n > 0 && batch.found != Some(self.applied) {
+            return Err(Fence::WentBack { n: self.applied.n });
+        }
+        check_order(self.applied.n, &batch)?;
+        if batch.unreadable.iter().any(|(subject, _)| *subject == Subject::Policy) {
+            return Err(Fence::BadPolicy("it makes no sense, or a newer version wrote it".to_owned()));
+        }
+        let catalogue = batch.policy.clone().map(compile).transpose()?;
+
+        self.forget_changed(&batch);
+        self.remember(&batch.changes);
+        if let Some(catalogue) = catalogue {
+            self.install_catalogue(catalogue);
+        }
+        let position = batch.position;
+        self.install_records(batch, keys_max);
+        self.applied = position;
+        Ok(())
+    }
+
+    /// A changed key is not what it was. When its record is not in the batch, what remains is a mark.
+    fn forget_changed(&mut self, batch: &ReadBatch) {
+        let brought: HashSet<_> = batch.keys.iter().map(|key| key.id).collect();
+        for change in &batch.changes {
+            if let Some(digest) = &change.digest {
+                self.absent.swap_remove(digest);
+            }
+            let Subject::Key(id) = change.subject else { continue };
+            if brought.contains(&id) {
+                continue;
+            }
+            match change.digest {
+                Some(digest) => self.must_fetch(digest),
+                // It cannot be told which key it is, so nothing that is not here is known to be absent.
+                None => self.extent = Extent::Partial,
+            }
+        }
+        self.set_unreadable_aside(batch);
+    }
+
+    /// What cannot be read is neither there nor absent: nothing is answered about it.
+    fn set_unreadable_aside(&mut self, batch: &ReadBatch) {
+        for (subject, digest) in &batch.unreadable {
+            match (subject, digest) {
+                (Subject::Key(_), Some(digest)) => self.must_fetch(*digest),
+                (Subject::Key(_), None) => self.extent = Extent::Partial,
+                (Subject::Account(id), _) => {
+                    if let Some(account) = self.accounts.find_mut(id) {
+                        account.is_unreadable = true;
+                    }
+                }
+                (Subject::Policy, _) => {}
+            }
+        }
+    }
+
+    fn must_fetch(&mut self, digest: Digest) {
+        self.remove(&digest);
+        self.must_fetch.insert(digest);
+    }
+
+    fn remember(&mut self, changes: &[Change]) {
+        self.recent.extend(changes.iter().map(|change| change.position.tag));
+        let excess = self.recent.len().saturating_sub(RECENT_CHANGES_MAX);
+        self.recent.drain(..excess);
+    }
+
+    fn install_catalogue(&mut self, catalogue: Catalogue) {
+        for grant in self.grants.values_mut() {
+            grant.renew(&catalogue);
+        }
+        self.catalogue = catalogue;
+    }
+
+    fn install_records(&mut self, batch: ReadBatch, keys_max: usize) {
+        let accounts: HashMap<_, _> =
+            batch.accounts.iter().map(|account| (account.id.clone(), account)).collect();
+        for account in &batch.accounts {
+            if let Some(cached) = self.accounts.find_mut(&account.id) {
+                *cached = CachedAccount::from(account);
+            }
+        }
+        for record in batch.keys {
+            self.install(record, &accounts, keys_max);
+        }
+        self.remember_absent(batch.absent);
+        if let (Extent::Loading(_), Some(end)) = (self.extent, batch.page) {
+            self.extent = match end {
+                PageEnd::At(id) => Extent::Loading(Some(id)),
+                PageEnd::Last => Extent::Complete,
+            };
+        }
+    }
+
+    fn install(&mut self, record: KeyRecord, accounts: &HashMap<AccountId, &Account>, keys_max: usize) {
+        let digest = record.digest;
+        let Some(account) = accounts.get(&record.account) else {
+            // A key whose account did not come with it cannot be judged.
+            return self.must_fetch(digest);
+        };
+        self.must_fetch.remove(&digest);
+        self.absent.swap_remove(&digest);
+        let account = self.accounts.take(&record.account, || CachedAccount::from(*account));
+        let names: std::sync::Arc<[_]> = record.scopes.as_slice().into();
+        let grant = self.grants.take(&names, || Grant::new(names.clone(), &self.catalogue));
+        let key = CachedKey::new(record, account, grant);
+        if let Some(earlier) = self.keys.get(&digest) {
+            key.used_as(earlier);
+        } else if self.keys.len() >= keys_max {
+            self.drop_a_victim();
+        }
+        if let Some(earlier) = self.keys.insert(digest, key) {
+            self.give_back(&earlier);
+        }
+    }
+
+    /// Makes room: of a few keys drawn at random, the one that was used longest ago goes. Completeness,
+    /// and a first load under way, end before anything is dropped.
+    fn drop_a_victim(&mut self) {
+        self.extent = Extent::Partial;
+        let below = self.keys.len();
+        let drawn: [usize; VICTIMS_COMPARED] = std::array::from_fn(|_| self.draw(below));
+        let victim = drawn.into_iter().min_by_key(|at| self.keys[*at].last_used());
+        if let Some((_, key)) = victim.and_then(|at| self.keys.swap_remove_index(at)) {
+            self.give_back(&key);
+        }
+    }
+
+    /// A place below `below`, by Knuth's multiplicative generator.
+    fn draw(&mut self, below: usize) -> usize {
+        self.draws =
+            self.draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.draws >> 33).unwrap_or(0) % below
+    }
+
+    fn remove(&mut self, digest: &Digest) {
+        if let Some(key) = self.keys.swap_remove(digest) {
+            self.give_back(&key);
+        }
+    }
+
+    fn give_back(&mut self, key: &CachedKey) {
+        self.accounts.give_back(key.account);
+        self.grants.give_back(key.grant);
+    }
+
+    fn remember_absent(&mut self, absent: Vec<Digest>) {
+        for digest in absent {
+            self.must_fetch.remove(&digest);
+            if self.extent == Extent::Complete {
+                continue;
+            }
+            if self.absent.len() >= ABSENT_MAX {
+                let at = self.draw(self.absent.len());
+                self.absent.swap_remove_index(at);
+            }
+            self.absent.insert(digest);
+        }
+    }
+}
+
+fn compile(policy: Policy) -> Result<Catalogue, Fence> {
+    Catalogue::compile(policy, "").map_err(|error| Fence::BadPolicy(error.to_string()))
+}
+
+/// Changes follow `before` without a gap, and end where the batch stands.
+fn check_order(before: u64, batch: &ReadBatch) -> Result<(), Fence> {
+    let mut last = Position { n: before, ..batch.position };
+    for change in &batch.changes {
+        if change.position.epoch != batch.position.epoch {
+            return Err(Fence::AnotherEpoch);
+        }
+        if change.position.n != last.n + 1 {
+            return Err(Fence::Gap { n: last.n, next: change.position.n });
+        }
+        last = change.position;
+    }
+    let is_whole = last.n == batch.position.n
+        && (batch.changes.is_empty() || last.tag == batch.position.tag);
+    if is_whole { Ok(()) } else { Err(Fence::Gap { n: last.n, next: batch.position.n }) }
+}

@@ -1,0 +1,276 @@
+//! What the cache makes of a reader's batches: order, completeness, room, doubts and fences.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::account::Account;
+use crate::key::{Actor, KeyRecord, RevokeReason, Revocation};
+use crate::policy::Policy;
+use crate::scope::ScopePattern;
+use crate::store::Change;
+use crate::token::Environment;
+
+const NOW: Timestamp = Timestamp::from_micros(1_000_000);
+
+fn position(n: u64) -> Position {
+    Position { epoch: 1, n, tag: n * 100 }
+}
+
+fn digest(number: u64) -> Digest {
+    Digest::of(&number.to_be_bytes())
+}
+
+fn account(id: &str) -> Account {
+    Account {
+        id: AccountId::parse(id).unwrap(),
+        display_name: String::new(),
+        plan: "free".into(),
+        suspended: false,
+        suspend_reason: String::new(),
+        labels: BTreeMap::new(),
+        create_time: NOW,
+        update_time: NOW,
+        revision: position(1),
+        version: 1,
+    }
+}
+
+fn key(number: u64) -> KeyRecord {
+    KeyRecord {
+        id: KeyId::new(NOW, number, 0),
+        account: AccountId::parse("a").unwrap(),
+        display_name: "k".into(),
+        environment: Environment::Live,
+        scopes: vec![ScopePattern::parse("memory:read").unwrap()],
+        grantable_scopes: Vec::new(),
+        digest: digest(number),
+        hint: String::new(),
+        create_time: NOW,
+        update_time: NOW,
+        expire_time: None,
+        revocation: None,
+        disabled: false,
+        allowed_cidrs: Vec::new(),
+        labels: BTreeMap::new(),
+        rotated_from: None,
+        rotated_to: None,
+        created_by: Actor::System("test".into()),
+        revision: position(1),
+        version: 1,
+    }
+}
+
+fn changed(n: u64, number: u64) -> Change {
+    Change {
+        position: position(n),
+        subject: Subject::Key(key(number).id),
+        digest: Some(digest(number)),
+    }
+}
+
+/// What a read brings at `n` when nothing changed since `after`.
+fn batch(after: u64, n: u64) -> ReadBatch {
+    ReadBatch {
+        position: position(n),
+        is_behind: false,
+        found: Some(position(after)),
+        changes: Vec::new(),
+        keys: Vec::new(),
+        accounts: vec![account("a")],
+        policy: None,
+        absent: Vec::new(),
+        unreadable: Vec::new(),
+        page: None,
+    }
+}
+
+/// A cache that loaded keys 1 to `keys` at position 5, with room for `keys_max`.
+fn loaded(keys: u64, keys_max: usize) -> Cache {
+    let cache = Cache::new(keys_max);
+    let ask = cache.begin_read(Vec::new());
+    assert!(ask.after.is_none() && ask.page.is_some());
+    cache
+        .apply(ReadBatch {
+            policy: Some(Policy::default()),
+            keys: (1..=keys).map(key).collect(),
+            page: Some(PageEnd::Last),
+            ..batch(5, 5)
+        })
+        .unwrap();
+    cache
+}
+
+fn apply(cache: &Cache, batch: ReadBatch) -> Result<(), Fence> {
+    cache.begin_read(Vec::new());
+    cache.apply(batch)
+}
+
+fn seen(cache: &Cache, number: u64) -> &'static str {
+    cache
+        .view(NOW, |view| match view.find(&digest(number)) {
+            Found::Key(key) if key.facts().revoked => "revoked",
+            Found::Key(_) => "key",
+            Found::Absent => "absent",
+            Found::Miss => "miss",
+            Found::Doubtful => "doubtful",
+        })
+        .unwrap_or("nothing")
+}
+
+#[test]
+fn nothing_is_known_before_the_first_read() {
+    assert_eq!(seen(&Cache::new(9), 1), "nothing");
+}
+
+#[test]
+fn absence_is_final_only_when_every_page_is_in() {
+    let cache = Cache::new(9);
+    cache.begin_read(Vec::new());
+    let first = ReadBatch {
+        policy: Some(Policy::default()),
+        keys: vec![key(1)],
+        page: Some(PageEnd::At(key(1).id)),
+        ..batch(5, 5)
+    };
+    cache.apply(first).unwrap();
+    assert_eq!((seen(&cache, 1), seen(&cache, 2), cache.is_complete()), ("key", "miss", false));
+    let ask = cache.begin_read(Vec::new());
+    assert_eq!(ask.page.unwrap().after, Some(key(1).id));
+    cache.apply(ReadBatch { page: Some(PageEnd::Last), ..batch(5, 5) }).unwrap();
+    assert_eq!((seen(&cache, 2), cache.is_complete()), ("absent", true));
+}
+
+#[test]
+fn a_change_replaces_what_was_known() {
+    let cache = loaded(2, 9);
+    let revocation = Revocation { time: NOW, reason: RevokeReason::Unused, comment: String::new() };
+    let revoked = KeyRecord { revocation: Some(revocation), ..key(1) };
+    let read = ReadBatch { changes: vec![changed(6, 1)], keys: vec![revoked], ..batch(5, 6) };
+    apply(&cache, read).unwrap();
+    assert_eq!((seen(&cache, 1), seen(&cache, 2)), ("revoked", "key"));
+    assert!(cache.shows(position(6)) && !cache.shows(position(7)));
+    assert!(!cache.shows(Position { tag: 1, ..position(6) }));
+}
+
+#[test]
+fn a_changed_key_whose_record_did_not_come_must_be_fetched() {
+    let cache = loaded(1, 9);
+    apply(&cache, ReadBatch { changes: vec![changed(6, 1)], ..batch(5, 6) }).unwrap();
+    assert_eq!(seen(&cache, 1), "miss");
+    apply(&cache, ReadBatch { keys: vec![key(1)], ..batch(6, 6) }).unwrap();
+    assert_eq!(seen(&cache, 1), "key");
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_neither_there_nor_absent() {
+    let cache = loaded(1, 9);
+    let unreadable = vec![(Subject::Key(key(1).id), Some(digest(1)))];
+    apply(&cache, ReadBatch { unreadable, ..batch(5, 5) }).unwrap();
+    assert_eq!((seen(&cache, 1), cache.is_complete()), ("miss", true));
+    let unreadable = vec![(Subject::Key(key(2).id), None)];
+    apply(&cache, ReadBatch { unreadable, ..batch(5, 5) }).unwrap();
+    assert_eq!((seen(&cache, 2), cache.is_complete()), ("miss", false));
+}
+
+#[test]
+fn completeness_ends_before_a_key_is_dropped_for_room() {
+    let cache = loaded(3, 3);
+    assert!(cache.is_complete());
+    let read = ReadBatch { changes: vec![changed(6, 4)], keys: vec![key(4)], ..batch(5, 6) };
+    apply(&cache, read).unwrap();
+    assert_eq!((cache.len(), cache.is_complete()), (3, false));
+    let missing = (1..=4).filter(|number| seen(&cache, *number) == "miss").count();
+    assert_eq!(missing, 1, "the dropped key is to be read again, and is not said to be absent");
+}
+
+#[test]
+fn a_first_load_that_does_not_fit_ends() {
+    let cache = Cache::new(2);
+    cache.begin_read(Vec::new());
+    let first = ReadBatch {
+        policy: Some(Policy::default()),
+        keys: (1..=3).map(key).collect(),
+        page: Some(PageEnd::At(key(3).id)),
+        ..batch(5, 5)
+    };
+    cache.apply(first).unwrap();
+    assert!(!cache.is_loading() && !cache.is_complete());
+    assert!(cache.begin_read(Vec::new()).page.is_none());
+}
+
+#[test]
+fn remembered_absence_dies_by_the_change_that_ends_it() {
+    let cache = loaded(3, 3);
+    let read = ReadBatch { changes: vec![changed(6, 4)], keys: vec![key(4)], ..batch(5, 6) };
+    apply(&cache, read).unwrap();
+    apply(&cache, ReadBatch { absent: vec![digest(9)], ..batch(6, 6) }).unwrap();
+    assert_eq!(seen(&cache, 9), "absent");
+    apply(&cache, ReadBatch { changes: vec![changed(7, 9)], ..batch(6, 7) }).unwrap();
+    assert_eq!(seen(&cache, 9), "miss");
+}
+
+#[test]
+fn a_suspended_account_and_a_new_policy_count_at_once() {
+    let cache = loaded(1, 9);
+    let suspended = Account { suspended: true, ..account("a") };
+    let change = Change { position: position(6), subject: Subject::Account(suspended.id.clone()), digest: None };
+    apply(&cache, ReadBatch { changes: vec![change], accounts: vec![suspended], ..batch(5, 6) }).unwrap();
+    let mut policy = Policy::default();
+    policy.scopes.retain(|scope| scope.name == "memory:write");
+    policy.scopes[0].implies.clear();
+    let change = Change { position: position(7), subject: Subject::Policy, digest: None };
+    let read = ReadBatch { changes: vec![change], policy: Some(policy), accounts: Vec::new(), ..batch(6, 7) };
+    apply(&cache, read).unwrap();
+    cache.view(NOW, |view| {
+        let Found::Key(key) = view.find(&digest(1)) else { panic!("the key is here") };
+        let write = view.catalogue().expression("memory:write").unwrap();
+        assert!(key.facts().suspended && !write.is_met_by(key.facts().held));
+        assert!(view.catalogue().expression("memory:read").is_err());
+    });
+}
+
+#[test]
+fn a_doubt_lasts_until_a_read_sent_later_is_applied() {
+    let cache = loaded(2, 9);
+    // This read is under way when the doubt arises, so it settles nothing.
+    cache.begin_read(Vec::new());
+    cache.doubt(Doubt::Key(key(1).id));
+    cache.doubt(Doubt::Digest(digest(7)));
+    cache.apply(batch(5, 5)).unwrap();
+    assert_eq!((seen(&cache, 1), seen(&cache, 2), seen(&cache, 7)), ("doubtful", "key", "doubtful"));
+    apply(&cache, batch(5, 5)).unwrap();
+    assert_eq!((seen(&cache, 1), seen(&cache, 7)), ("key", "absent"));
+    cache.doubt(Doubt::Account(AccountId::parse("a").unwrap()));
+    assert_eq!((seen(&cache, 2), seen(&cache, 7)), ("doubtful", "absent"));
+}
+
+#[test]
+fn a_store_that_went_back_or_broke_its_order_is_noticed() {
+    let fence = |read: ReadBatch| apply(&loaded(1, 9), read).unwrap_err();
+    let other = Position { epoch: 2, ..position(6) };
+    assert_eq!(fence(ReadBatch { position: other, ..batch(5, 6) }), Fence::AnotherEpoch);
+    let tag = Position { tag: 1, ..position(5) };
+    assert_eq!(fence(ReadBatch { found: Some(tag), ..batch(5, 5) }), Fence::WentBack { n: 5 });
+    assert_eq!(fence(ReadBatch { found: None, ..batch(4, 4) }), Fence::WentBack { n: 5 });
+    let skipped = ReadBatch { changes: vec![changed(7, 1)], ..batch(5, 7) };
+    assert_eq!(fence(skipped), Fence::Gap { n: 5, next: 7 });
+    assert_eq!(fence(batch(5, 6)), Fence::Gap { n: 5, next: 6 });
+    let bad = Policy { plans: Vec::new(), ..Policy::default() };
+    assert!(matches!(fence(ReadBatch { policy: Some(bad), ..batch(5, 5) }), Fence::BadPolicy(_)));
+}
+
+#[test]
+fn a_batch_that_is_refused_changes_nothing() {
+    let cache = loaded(1, 9);
+    let read = ReadBatch { changes: vec![changed(7, 1)], keys: vec![key(4)], ..batch(5, 7) };
+    apply(&cache, read).unwrap_err();
+    assert_eq!((seen(&cache, 4), cache.applied()), ("absent", Some(position(5))));
+}
+
+#[test]
+fn a_fence_drops_everything_and_starts_over() {
+    let cache = loaded(1, 9);
+    cache.fence();
+    assert_eq!(seen(&cache, 1), "nothing");
+    assert!(cache.begin_read(Vec::new()).after.is_none());
+}

@@ -1,0 +1,221 @@
+//! The command line: what there is, and which function does it.
+//!
+//! Stdout carries answers, stderr everything else. Exit codes: 0 done, 1 refused or failed, 2 not understood.
+//! A token is never taken from an argument, which other users of the machine can read.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::console::Console;
+use self::remote::{ADDRESS_HELP, ServerArguments, TOKEN_HELP};
+use self::settings::ConfigArguments;
+use crate::failure::Failures;
+
+mod console;
+mod health;
+mod policy;
+mod process;
+mod remote;
+mod settings;
+mod token;
+
+/// Environment variables, as the machine has them.
+type Environment = Vec<(OsString, OsString)>;
+
+/// What a command comes to.
+type Outcome = Result<ExitCode, Failures>;
+
+const USAGE: u8 = 2;
+
+/// How `serve --dev` is to run: a throw-away service on loopback, which prints its tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dev {
+    /// Where it keeps its store; a temporary folder if none is named.
+    pub directory: Option<PathBuf>,
+    /// Scopes of the key that it makes; those of the default policy if none are named.
+    pub scopes: Vec<String>,
+}
+
+/// API keys, and the 200, 401 or 403 of every request.
+#[derive(Debug, Parser)]
+#[command(name = "latchkey", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service
+    Serve(ServeArguments),
+    /// Look at a token
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Check or show the configuration that `serve` would run with
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Read, check or replace the policy: scopes, plans and bounds
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Manage the root key
+    #[command(subcommand)]
+    Root(RootCommand),
+    /// Ask a server whether it serves
+    Health(HealthArguments),
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Try latchkey out: a throw-away store, loopback only, and tokens printed at the start
+    #[arg(long)]
+    dev: bool,
+    /// Keep the store of --dev in this folder
+    #[arg(long, value_name = "DIR", requires = "dev")]
+    dev_dir: Option<PathBuf>,
+    /// A scope of the key that --dev makes; may be repeated
+    #[arg(long = "scope", value_name = "SCOPE", requires = "dev")]
+    scopes: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Say whether a token is well-formed, reading it from stdin; asks no server
+    Inspect {
+        /// Taken only to be refused without being repeated.
+        #[arg(hide = true, value_name = "TOKEN")]
+        given: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether the service would accept the configuration
+    Check(ConfigArguments),
+    /// Print the configuration in effect, secrets hidden, and where each value came from
+    Show(ConfigArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Print the server's policy as TOML
+    Get(ServerArguments),
+    /// Check a policy here, and with --address at a server too; nothing is changed
+    Check {
+        /// The policy as TOML; - is stdin
+        file: PathBuf,
+        /// The server to ask as well
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<String>,
+        #[arg(long, value_name = "FILE", help = TOKEN_HELP, requires = "address")]
+        token_file: Option<PathBuf>,
+    },
+    /// Replace the server's policy
+    Apply(ApplyArguments),
+}
+
+#[derive(Debug, Args)]
+struct ApplyArguments {
+    /// The policy as TOML; - is stdin
+    file: PathBuf,
+    /// Replace the policy only if it still has this revision
+    #[arg(long, value_name = "REVISION")]
+    expected_revision: Option<String>,
+    /// Accept that keys hold scopes which the new policy drops; those then allow nothing
+    #[arg(long)]
+    allow_orphans: bool,
+    /// Let the server check everything, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum RootCommand {
+    /// Make a new root key and revoke the old one; needs the store itself, and no server on it
+    Reset {
+        #[command(flatten)]
+        config: ConfigArguments,
+        /// Write the new token to this file, which must not exist yet, and not to the terminal
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct HealthArguments {
+    #[arg(long, value_name = "ADDRESS", help = ADDRESS_HELP)]
+    address: Option<String>,
+    /// Ask for one gRPC service, by its full name, and not for the server as a whole
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    service: String,
+}
+
+/// Does what the arguments say, with this environment.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            drop(error.print()); // nobody is left to hear that it could not be printed
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let mut console = Console::default();
+    let outcome = dispatch(arguments.command, environment, &mut console);
+    console.finish(outcome)
+}
+
+fn dispatch(command: Command, environment: Environment, console: &mut Console) -> Outcome {
+    match command {
+        Command::Serve(arguments) => process::serve(arguments, environment),
+        Command::Token(TokenCommand::Inspect { given }) if given.is_empty() => {
+            token::inspect(console)
+        }
+        Command::Token(TokenCommand::Inspect { given: _ }) => {
+            Console::failures(&token::given_as_argument().into());
+            Ok(ExitCode::from(USAGE))
+        }
+        Command::Config(ConfigCommand::Check(arguments)) => {
+            settings::check(arguments, environment, console)
+        }
+        Command::Config(ConfigCommand::Show(arguments)) => {
+            settings::show(arguments, environment, console)
+        }
+        Command::Policy(PolicyCommand::Get(server)) => policy::get(&server, &environment, console),
+        Command::Policy(PolicyCommand::Check { file, address, token_file }) => {
+            let server = ServerArguments { address, token_file };
+            policy::check(&file, &server, &environment, console)
+        }
+        Command::Policy(PolicyCommand::Apply(arguments)) => {
+            policy::apply(&arguments, &environment, console)
+        }
+        Command::Root(RootCommand::Reset { config, token_file }) => {
+            process::reset_root(config, token_file, environment, console)
+        }
+        Command::Health(arguments) => health::check(&arguments, &environment, console),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_folder_and_the_scopes_of_dev_need_dev() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("latchkey serve --scope memory:read").is_err());
+        assert!(parse("latchkey serve --dev --scope memory:read --scope memory:write").is_ok());
+    }
+}

@@ -1,0 +1,54 @@
+//! `latchkey health`: asks a server whether it serves, for probes in images that hold nothing else.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::console::Console;
+use super::remote::{address, connect, refused, wait};
+use super::{Environment, HealthArguments, Outcome};
+use crate::failure::{Failure, Failures};
+
+/// Probes are asked every few seconds: later is too late.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Exits with 0 when the server, or the service named, is serving.
+pub(super) fn check(
+    arguments: &HealthArguments,
+    environment: &Environment,
+    console: &mut Console,
+) -> Outcome {
+    let HealthArguments { address: given, service } = arguments;
+    let address = address(given.as_deref(), environment)?;
+    let status = wait(async {
+        let mut client = HealthClient::new(connect(&address, TIMEOUT).await?);
+        let answer = client.check(HealthCheckRequest { service: service.clone() }).await;
+        let answer = answer.map_err(|status| match status.code() {
+            Code::NotFound => unknown(service),
+            _ => refused(&status),
+        })?;
+        Ok(answer.into_inner().status())
+    })?;
+    let what = if service.is_empty() { address } else { format!("{service} at {address}") };
+    match status {
+        ServingStatus::Serving => {
+            console.answer(&format!("{what} is serving"));
+            Ok(ExitCode::SUCCESS)
+        }
+        ServingStatus::NotServing => Err(Failure::new(format!("{what} is not serving")).into()),
+        ServingStatus::ServiceUnknown => Err(unknown(service)),
+        ServingStatus::Unknown => {
+            Err(Failure::new(format!("{what} does not know whether it is serving")).into())
+        }
+    }
+}
+
+fn unknown(service: &str) -> Failures {
+    Failure::new(format!("the server knows no service {service:?}"))
+        .help("leave --service out, or write its full name, as in latchkey.v1.AuthorizationService")
+        .into()
+}

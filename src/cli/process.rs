@@ -1,0 +1,64 @@
+//! `latchkey serve` and `latchkey root reset`: reads the configuration and hands over to [`app`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::console::Console;
+use super::settings::ConfigArguments;
+use super::{Dev, Environment, Outcome, ServeArguments};
+use crate::config::Config;
+use crate::delivery::Delivery;
+use crate::failure::Failure;
+use crate::{app, telemetry};
+
+/// `latchkey serve`.
+pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outcome {
+    let ServeArguments { config, dev, dev_dir, scopes } = arguments;
+    let config = config.load_checked(environment)?;
+    let dev = dev.then_some(Dev { directory: dev_dir, scopes });
+    if dev.is_some() {
+        refuse_exposed_dev(&config)?;
+    }
+    telemetry::start(&config.log);
+    Ok(app::serve(config, dev)?)
+}
+
+/// `--dev` prints tokens, so nothing of it may be reached from elsewhere.
+fn refuse_exposed_dev(config: &Config) -> Result<(), Failure> {
+    let listeners = [
+        ("grpc", &config.grpc.listen),
+        ("http", &config.http.listen),
+        ("operations", &config.operations.listen),
+    ];
+    let exposed = listeners.into_iter().find(|(_, listen)| !listen.is_loopback());
+    exposed.map_or(Ok(()), |(section, listen)| {
+        let message = format!("--dev listens on loopback only, and {section}.listen is {listen}");
+        Err(Failure::new(message).help("leave --dev out, or listen on 127.0.0.1"))
+    })
+}
+
+/// `latchkey root reset`.
+pub(super) fn reset_root(
+    arguments: ConfigArguments,
+    token_file: Option<PathBuf>,
+    environment: Environment,
+    console: &mut Console,
+) -> Outcome {
+    let config = arguments.load_checked(environment)?;
+    let delivery = Delivery::choose(token_file).ok_or_else(|| {
+        Failure::new("stdout is not a terminal: the new token could end in a log")
+            .help("name a new file for it: --token-file FILE")
+    })?;
+    telemetry::start(&config.log);
+    app::reset_root(&config, &delivery)?;
+    console.answer(&match delivery {
+        Delivery::File(path) => {
+            format!("The old root key is revoked; the new token is in {}.", path.display())
+        }
+        Delivery::Terminal => {
+            "The old root key is revoked; the new token stands above, and is not shown again."
+                .to_owned()
+        }
+    });
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,223 @@
+//! The configuration: its fields, their defaults, and the rules between them.
+//!
+//! Layers are TOML file < environment < flags; [`Config::load`] says where each value came from.
+//! The environment is a parameter. Each field is named once, in `Config::settings`, which the
+//! compiler holds complete; reading, showing and `deploy/latchkey.toml` all follow that list.
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+
+use crate::serve::Listen;
+
+mod check;
+mod load;
+mod policy_file;
+mod setting;
+mod show;
+
+pub use self::load::{Flag, Loaded, Origin, Sources};
+pub use self::policy_file::read_policy;
+pub use self::setting::{Callers, LogFormat, LogLevel, StoreUrl};
+
+use self::setting::Setting;
+
+/// How this process runs. What several nodes share is in the policy, not here.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// The token of the first operator's key, where it is chosen and not made.
+    pub root_token: Option<SecretString>,
+    /// Plaintext is served on addresses that other machines can reach.
+    pub insecure: bool,
+    /// Where keys and accounts are kept.
+    pub store: Store,
+    /// The API.
+    pub grpc: Grpc,
+    /// Forward authentication and the console.
+    pub http: Http,
+    /// Metrics and probes.
+    pub operations: Operations,
+    /// New tokens.
+    pub token: Token,
+    /// The policy of an empty store.
+    pub policy: Policy,
+    /// What is kept in memory.
+    pub cache: Cache,
+    /// The bounds of serving.
+    pub serve: Serve,
+    /// What is written to stderr.
+    pub log: Log,
+}
+
+/// Where keys and accounts are kept.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// `sqlite://PATH`; a relative path starts in the working directory.
+    pub url: StoreUrl,
+}
+
+/// The API.
+#[derive(Debug)]
+pub struct Grpc {
+    /// Where it listens.
+    pub listen: Listen,
+    /// Who may ask for decisions, where that was chosen.
+    pub callers: Option<Callers>,
+    /// Whether the API describes itself, for grpcurl.
+    pub reflection: bool,
+}
+
+/// Forward authentication and the console.
+#[derive(Debug)]
+pub struct Http {
+    /// Where they listen.
+    pub listen: Listen,
+    /// The realm in `WWW-Authenticate` (RFC 9110 §11.5).
+    pub realm: String,
+}
+
+/// Metrics and probes.
+#[derive(Debug)]
+pub struct Operations {
+    /// Where they listen.
+    pub listen: Listen,
+}
+
+/// New tokens.
+#[derive(Debug)]
+pub struct Token {
+    /// What they begin with; checked against [`Prefix`](crate::token::Prefix).
+    pub prefix: String,
+}
+
+/// The policy of an empty store.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// A TOML document; the built-in policy where there is none.
+    pub file: Option<PathBuf>,
+}
+
+/// What is kept in memory.
+#[derive(Debug)]
+pub struct Cache {
+    /// The most keys.
+    pub keys_max: u64,
+}
+
+/// The bounds of serving.
+#[derive(Debug)]
+pub struct Serve {
+    /// Threads that serve connections; 0 means one for each core.
+    pub threads: u64,
+    /// The most connections open at once, for each listener.
+    pub connections_max: u64,
+    /// The age at which a client is asked to connect anew, in seconds.
+    pub connection_age_seconds: u64,
+    /// How long calls in flight have to end at shutdown, in seconds.
+    pub drain_seconds: u64,
+}
+
+/// What is written to stderr.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// The least severe events written.
+    pub level: LogLevel,
+    /// How they are written.
+    pub format: LogFormat,
+}
+
+impl Config {
+    /// Every field by its path, in the order in which they are shown: those without a section first.
+    fn settings(&mut self) -> Vec<(&'static str, &mut dyn Setting)> {
+        let Self {
+            root_token,
+            insecure,
+            store: Store { url },
+            grpc: Grpc { listen: grpc_listen, callers, reflection },
+            http: Http { listen: http_listen, realm },
+            operations: Operations { listen: operations_listen },
+            token: Token { prefix },
+            policy: Policy { file },
+            cache: Cache { keys_max },
+            serve: Serve { threads, connections_max, connection_age_seconds, drain_seconds },
+            log: Log { level, format },
+        } = self;
+        vec![
+            ("root_token", root_token),
+            ("insecure", insecure),
+            ("store.url", url),
+            ("grpc.listen", grpc_listen),
+            ("grpc.callers", callers),
+            ("grpc.reflection", reflection),
+            ("http.listen", http_listen),
+            ("http.realm", realm),
+            ("operations.listen", operations_listen),
+            ("token.prefix", prefix),
+            ("policy.file", file),
+            ("cache.keys_max", keys_max),
+            ("serve.threads", threads),
+            ("serve.connections_max", connections_max),
+            ("serve.connection_age_seconds", connection_age_seconds),
+            ("serve.drain_seconds", drain_seconds),
+            ("log.level", level),
+            ("log.format", format),
+        ]
+    }
+}
+
+impl Grpc {
+    /// Who may ask for decisions. [`Config::check`] has seen to it that `any` is a choice wherever
+    /// other machines can connect.
+    #[must_use]
+    pub fn callers(&self) -> Callers {
+        self.callers.unwrap_or(Callers::Any)
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { listen: loopback(50_051), callers: None, reflection: true }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: loopback(8_080), realm: "latchkey".to_owned() }
+    }
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self { listen: loopback(9_090) }
+    }
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        Self { prefix: "hm".to_owned() }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { keys_max: 2_000_000 }
+    }
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            connections_max: 2_000,
+            connection_age_seconds: 30 * 60,
+            drain_seconds: 10,
+        }
+    }
+}
+
+fn loopback(port: u16) -> Listen {
+    Listen::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! Reads the layers, lowest first, and remembers where each value came from.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::Config;
+use super::setting::Given;
+use crate::failure::{Failure, Failures};
+use crate::policy::catalogue::nearest;
+
+const PREFIX: &str = "LATCHKEY__";
+const FILE_SUFFIX: &str = "_FILE";
+/// The most bytes of the configuration file, and of a file that holds one value.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a configuration is made of.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file, if one was named.
+    pub file: Option<PathBuf>,
+    /// The environment; only names that begin with `LATCHKEY__` are looked at.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Values from the command line.
+    pub flags: Vec<Flag>,
+}
+
+/// A value from the command line.
+#[derive(Debug)]
+pub struct Flag {
+    /// How it is written, as in `--store-url`.
+    pub name: &'static str,
+    /// The field it sets, as in `store.url`.
+    pub path: &'static str,
+    /// What it sets it to.
+    pub value: String,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration file.
+    File(PathBuf),
+    /// The environment variable of this name.
+    Environment(String),
+    /// The flag of this name.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A configuration, and where what is not a default came from.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Where the values came from, by path; what is absent is a default.
+    pub origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Config {
+    /// Reads the layers; every fault is told at once. The rules between fields are left to
+    /// [`Config::check`].
+    pub fn load(sources: &Sources) -> Result<Loaded, Failures> {
+        let mut loading = Loading::default();
+        if let Some(path) = &sources.file {
+            loading.read_file(path);
+        }
+        loading.read_environment(&sources.environment);
+        for Flag { name, path, value } in &sources.flags {
+            loading.set(path, Given::Text(value), &Origin::Flag(name));
+        }
+        Failures::finish(loading.failures)?;
+        Ok(loading.loaded)
+    }
+
+    /// The path of every field.
+    pub(super) fn paths() -> Vec<&'static str> {
+        Self::default().settings().into_iter().map(|(path, _)| path).collect()
+    }
+}
+
+#[derive(Default)]
+struct Loading {
+    loaded: Loaded,
+    failures: Vec<Failure>,
+}
+
+impl Loading {
+    fn read_file(&mut self, path: &Path) {
+        let doing = format!("cannot read the configuration file {}", path.display());
+        let text = match read_bounded(path) {
+            Ok(text) => text,
+            Err(error) => return self.failures.push(Failure::of(doing, &error)),
+        };
+        match text.parse::<toml::Table>() {
+            Ok(table) => self.read_table(&table, "", path),
+            // Not the error's own text, which repeats the line: there may be a secret in it.
+            Err(error) => {
+                let place = error.span().map(|span| place(&text, span.start)).unwrap_or_default();
+                let message = error.message();
+                self.failures
+                    .push(Failure::new(format!("{doing}: it is no TOML{place}: {message}")));
+            }
+        }
+    }
+
+    fn read_table(&mut self, table: &toml::Table, section: &str, file: &Path) {
+        let paths = Config::paths();
+        for (name, value) in table {
+            let path = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
+            let below = format!("{path}.");
+            if let Some(known) = paths.iter().find(|known| **known == path) {
+                self.set(known, Given::Toml(value), &Origin::File(file.to_owned()));
+            } else if !paths.iter().any(|known| known.starts_with(&below)) {
+                let sections = paths.iter().filter_map(|known| known.split_once('.'));
+                let known = sections.map(|(section, _)| section).chain(paths.iter().copied());
+                let message = format!("{}: there is no `{path}`", file.display());
+                self.unknown(message, &path, known);
+            } else if let Some(table) = value.as_table() {
+                self.read_table(table, &path, file);
+            } else {
+                let file = file.display();
+                let message = format!("{file}: `{path}` is a section, not a value");
+                let help = format!("write [{path}] on a line of its own, and its fields below it");
+                self.failures.push(Failure::new(message).help(help));
+            }
+        }
+    }
+
+    fn read_environment(&mut self, environment: &[(OsString, OsString)]) {
+        let paths = Config::paths();
+        let names: Vec<_> = paths.iter().map(|path| variable(path)).collect();
+        let mut given: Vec<_> = environment
+            .iter()
+            .filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.as_os_str()))
+            .collect();
+        given.sort_unstable(); // faults are told in one order; a variable comes before its `…_FILE`
+        for (name, value) in given {
+            let find = |name: &str| names.iter().position(|known| known == name);
+            if let Some(index) = find(&name) {
+                self.set_variable(paths[index], &name, value);
+            } else if let Some(index) = name.strip_suffix(FILE_SUFFIX).and_then(find) {
+                self.set_from_file(paths[index], &name, value);
+            } else {
+                let message = format!("the environment variable {name} is not one of latchkey's");
+                self.unknown(message, &name, names.iter().map(String::as_str));
+            }
+        }
+    }
+
+    fn set_variable(&mut self, path: &'static str, name: &str, value: &OsStr) {
+        match value.to_str() {
+            Some(text) => {
+                self.set(path, Given::Text(text), &Origin::Environment(name.to_owned()));
+            }
+            None => self.failures.push(Failure::new(format!("{name}: the value is not UTF-8"))),
+        }
+    }
+
+    /// `name` ends in `_FILE`, and the value names a file that holds the value of the field.
+    fn set_from_file(&mut self, path: &'static str, name: &str, file: &OsStr) {
+        let plain = variable(path);
+        if self.loaded.origins.get(path) == Some(&Origin::Environment(plain.clone())) {
+            let message = format!("both {plain} and {name} are set");
+            return self.failures.push(Failure::new(message).help("unset one of them"));
+        }
+        let file = Path::new(file);
+        match read_bounded(file) {
+            Ok(text) => {
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                let text = text.strip_suffix('\r').unwrap_or(text);
+                self.set(path, Given::Text(text), &Origin::Environment(name.to_owned()));
+            }
+            Err(error) => {
+                let doing = format!("{name}: cannot read {}", file.display());
+                self.failures.push(Failure::of(doing, &error));
+            }
+        }
+    }
+
+    fn set(&mut self, path: &'static str, given: Given<'_>, origin: &Origin) {
+        let mut settings = self.loaded.config.settings();
+        let Some((_, setting)) = settings.iter_mut().find(|(known, _)| *known == path) else {
+            return self.failures.push(Failure::new(format!("{origin}: there is no `{path}`")));
+        };
+        // Noted also when the value is wrong, so that `…_FILE` beside it is still found.
+        self.loaded.origins.insert(path, origin.clone());
+        if let Err(right) = setting.set(given) {
+            let wrong = if setting.may_be_repeated() { given.described() } else { given.kind() };
+            let message = format!("{origin}: `{path}` cannot be {wrong}");
+            self.failures.push(Failure::new(message).help(format!("it must be {right}")));
+        }
+    }
+
+    fn unknown<'a>(&mut self, message: String, name: &str, known: impl Iterator<Item = &'a str>) {
+        let help = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
+        self.failures.push(Failure { message, help });
+    }
+}
+
+/// `grpc.listen` as an environment variable: `LATCHKEY__GRPC__LISTEN`.
+pub(super) fn variable(path: &str) -> String {
+    format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
+}
+
+/// Line and column of a byte, counted from 1.
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|char| *char != '\n').count() + 1;
+    format!(" (line {line}, column {column})")
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    Ok(text)
+}

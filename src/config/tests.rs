@@ -1,0 +1,127 @@
+//! What the layers and the rules come to.
+
+use std::ffi::OsString;
+
+use super::*;
+
+fn load(environment: &[(&str, &str)]) -> Result<Loaded, crate::failure::Failures> {
+    let pair = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
+    let environment = environment.iter().map(pair).collect();
+    Config::load(&Sources { environment, ..Sources::default() })
+}
+
+fn with(environment: &[(&str, &str)]) -> Config {
+    load(environment).unwrap().config
+}
+
+fn refusal(environment: &[(&str, &str)]) -> String {
+    with(environment).check().unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_need_no_file_and_are_right() {
+    Config::default().check().unwrap();
+    let shown = Loaded::default().into_toml();
+    assert!(shown.contains("listen = \"127.0.0.1:50051\" # default"), "{shown}");
+}
+
+/// Prose begins with `# `, a default with `#`.
+#[test]
+fn the_documented_defaults_are_those_of_the_code() {
+    let documented = include_str!("../../deploy/latchkey.toml");
+    let mut toml = String::new();
+    for line in documented.lines() {
+        let prose = line == "#" || line.starts_with("# ");
+        if !prose {
+            toml.push_str(line.strip_prefix('#').unwrap_or(line));
+            toml.push('\n');
+        }
+    }
+    let path = std::env::temp_dir().join(format!("latchkey-defaults-{}", std::process::id()));
+    std::fs::write(&path, &toml).unwrap();
+    let sources = Sources { file: Some(path.clone()), ..Sources::default() };
+    let loaded = Config::load(&sources).unwrap();
+    std::fs::remove_file(&path).unwrap();
+
+    // What has no default stands as an example in the prose.
+    let named: Vec<_> = loaded.origins.keys().copied().collect();
+    for (path, setting) in Config::default().settings() {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        let example = format!("\n#   {name} = ");
+        match setting.shown() {
+            setting::Shown::Absent => assert!(documented.contains(&example), "{path} is missing"),
+            _ => assert!(named.contains(&path), "{path} is missing"),
+        }
+    }
+    let loaded = Loaded { config: loaded.config, ..Loaded::default() };
+    assert_eq!(loaded.into_toml(), Loaded::default().into_toml());
+}
+
+#[test]
+fn every_field_can_be_set_from_the_environment() {
+    for path in Config::paths() {
+        let error = load(&[(&load::variable(path), "")]).unwrap_err().to_string();
+        assert!(error.contains(path) && !error.contains("not one of"), "{error}");
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_environment() {
+    let flag = Flag { name: "--log-level", path: "log.level", value: "debug".into() };
+    let environment = vec![("LATCHKEY__LOG__LEVEL".into(), "warn".into())];
+    let loaded = Config::load(&Sources { environment, flags: vec![flag], file: None }).unwrap();
+    assert_eq!(loaded.config.log.level, LogLevel::Debug);
+    assert_eq!(loaded.origins["log.level"], Origin::Flag("--log-level"));
+}
+
+#[test]
+fn other_variables_are_not_looked_at() {
+    load(&[("LATCHKEY_TOKEN", "x"), ("LATCHKEY", "x"), ("GRPC__LISTEN", "x")]).unwrap();
+}
+
+#[test]
+fn a_secret_is_not_repeated_when_it_is_wrong() {
+    let config = with(&[("LATCHKEY__ROOT_TOKEN", "hunter2")]);
+    assert!(!config.check().unwrap_err().to_string().contains("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_two_words() {
+    let open = ("LATCHKEY__GRPC__LISTEN", "0.0.0.0:50051");
+    let callers = ("LATCHKEY__GRPC__CALLERS", "key");
+    let insecure = ("LATCHKEY__INSECURE", "true");
+    assert!(refusal(&[open, insecure]).contains("callers = \"key\""));
+    assert!(refusal(&[open, callers]).contains("insecure = true"));
+    with(&[open, callers, insecure]).check().unwrap();
+
+    let http = ("LATCHKEY__HTTP__LISTEN", "[::]:8080");
+    assert!(refusal(&[http]).contains("http.listen"));
+    with(&[("LATCHKEY__GRPC__LISTEN", "unix:/run/latchkey.sock")]).check().unwrap();
+    with(&[("LATCHKEY__OPERATIONS__LISTEN", "0.0.0.0:9090")]).check().unwrap();
+}
+
+#[test]
+fn what_is_not_served_yet_is_refused() {
+    assert!(refusal(&[("LATCHKEY__GRPC__CALLERS", "mtls")]).contains("needs TLS"));
+    assert!(refusal(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d")]).contains("later"));
+    assert!(!refusal(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d")]).contains("p4ss"));
+}
+
+#[test]
+fn each_value_has_its_rule() {
+    for (name, value, told) in [
+        ("LATCHKEY__TOKEN__PREFIX", "HM", "token.prefix"),
+        ("LATCHKEY__STORE__URL", "latchkey.db", "it is no URL"),
+        ("LATCHKEY__STORE__URL", "sqlite://", "no path"),
+        ("LATCHKEY__STORE__URL", "mysql://x", "no store"),
+        ("LATCHKEY__HTTP__REALM", "a\"b", "http.realm"),
+        ("LATCHKEY__CACHE__KEYS_MAX", "0", "cache.keys_max"),
+        ("LATCHKEY__SERVE__THREADS", "5000", "from 0 to 1024"),
+    ] {
+        let refusal = refusal(&[(name, value)]);
+        assert!(refusal.contains(told), "{refusal}");
+    }
+    let off = [("LATCHKEY__GRPC__LISTEN", "off"), ("LATCHKEY__HTTP__LISTEN", "off")];
+    assert!(refusal(&off).contains("both off"));
+}

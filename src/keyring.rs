@@ -1,0 +1,167 @@
+//! Administration: making, changing, rotating and revoking keys, accounts and the policy.
+//!
+//! Every change goes through one method, [`Keyring::mutate`]: it is answered after a read sent after its
+//! commit has shown it, so that on this node no earlier answer can return. A call that goes away half-way
+//! must not stop it: the transport runs administration as tasks of their own.
+
+use std::sync::Arc;
+
+use sha2::Digest as _;
+
+use crate::authorizer::{Operator, Permission};
+use crate::cache::Doubt;
+use crate::clock::{Clock, Entropy, Timestamp};
+use crate::error::{Error, Reason};
+use crate::feed::Feed;
+use crate::revision::Position;
+use crate::store::{Command, Done, Maker, Mutation, NewSecret, RequestMark, Store, StoreError};
+use crate::token::{Environment, Prefix, Token};
+
+mod accounts;
+mod keys;
+mod page;
+mod policy;
+
+pub use accounts::{AccountList, AccountUpdate, Counted};
+pub use keys::{Created, KeyList, KeyUpdate, LookupBy, Revoke, Revoked, Rotated};
+pub use policy::{Applied, PolicyUpdate};
+
+/// A handle on administration; cheap to clone.
+#[derive(Clone)]
+pub struct Keyring {
+    store: Arc<dyn Store>,
+    feed: Feed,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    prefix: Prefix,
+    node: Arc<str>,
+}
+
+/// Where a change has taken effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The change.
+    pub revision: Position,
+    /// The nodes that reflect it.
+    pub applied_nodes: Vec<String>,
+    /// The nodes that may not yet.
+    pub pending_nodes: Vec<String>,
+    /// The instant from which every node reflects it.
+    pub effective_time: Timestamp,
+    /// How long it is until then.
+    pub effective_in: std::time::Duration,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// What to ask for the next one with; empty at the end.
+    pub next_page_token: String,
+}
+
+impl Keyring {
+    /// Administers this store; new tokens have this prefix, and receipts name this node.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        feed: Feed,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        prefix: Prefix,
+        node: &str,
+    ) -> Self {
+        Self { store, feed, clock, entropy, prefix, node: node.into() }
+    }
+
+    /// The present instant, for states that depend on it.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Makes a token; only its digest and hint go on.
+    #[must_use]
+    pub fn new_token(&self, environment: Environment) -> (Token, NewSecret) {
+        let token = Token::generate(&self.prefix, environment, &*self.entropy);
+        let secret = NewSecret { digest: token.digest(), hint: token.hint() };
+        (token, secret)
+    }
+
+    /// Makes a change for latchkey itself.
+    pub async fn mutate_as_system(&self, what: &'static str, command: Command) -> Result<Done, Error> {
+        self.mutate(Maker::System(what), String::new(), command, vec![Doubt::Everything]).await
+    }
+
+    async fn mutate_as<P: Permission>(
+        &self,
+        operator: Operator<P>,
+        command: Command,
+        doubts: Vec<Doubt>,
+    ) -> Result<Done, Error> {
+        let maker = operator.maker();
+        self.mutate(maker, operator.peer, command, doubts).await
+    }
+
+    /// The one way to a change; `doubts` are what it concerns, should its outcome not be known.
+    async fn mutate(
+        &self,
+        maker: Maker,
+        peer: String,
+        command: Command,
+        doubts: Vec<Doubt>,
+    ) -> Result<Done, Error> {
+        let mut seed = [0; 32];
+        self.entropy.fill(&mut seed);
+        let mutation = Mutation { maker, peer, now: self.clock.now(), seed, command };
+        let done = match self.store.mutate(mutation).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(refused)) => {
+                // What was done before by the same request must be shown as much as if it were done now.
+                if refused.reason == Reason::AlreadyCreated {
+                    self.feed.show(None).await?;
+                }
+                return Err(refused);
+            }
+            Err(error) => {
+                if matches!(error, StoreError::OutcomeUnknown(_)) {
+                    doubts.into_iter().for_each(|doubt| self.feed.doubt(doubt));
+                }
+                return Err(error.into());
+            }
+        };
+        if let Err(unread) = self.feed.show(done.position).await {
+            doubts.into_iter().for_each(|doubt| self.feed.doubt(doubt));
+            return Err(unread);
+        }
+        Ok(done)
+    }
+
+    /// On one node, what was shown here has taken effect everywhere.
+    fn receipt(&self, revision: Position) -> Receipt {
+        Receipt {
+            revision,
+            applied_nodes: vec![self.node.to_string()],
+            pending_nodes: Vec::new(),
+            effective_time: self.clock.now(),
+            effective_in: std::time::Duration::ZERO,
+        }
+    }
+}
+
+/// A request id beside a digest of what was asked: the same fields in the same order give the same one.
+fn request_mark(id: Option<String>, content: &[&str]) -> Option<RequestMark> {
+    let id = id?;
+    let mut hash = sha2::Sha256::new();
+    for field in content {
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field);
+    }
+    Some(RequestMark { id, content: hash.finalize().into() })
+}
+
+/// A store that says it did a thing, and does not show it.
+fn missing(what: &str) -> Error {
+    Error::new(Reason::Internal, "internal error").caused_by(format!("the store returned no {what}"))
+}

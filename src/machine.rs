@@ -1,0 +1,71 @@
+//! Where the machine's clocks and randomness enter; everything else is handed a `Clock` or an `Entropy`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use rustix::time::{ClockId, Timespec};
+
+use crate::clock::{Clock, Entropy, SteadyClock, Timestamp};
+
+/// A clock of this machine that tells no time before `persisted`, whatever the wall clock says.
+#[must_use]
+pub fn clock(persisted: Timestamp) -> Arc<dyn Clock> {
+    let anchor = uptime();
+    let elapsed = move || uptime().saturating_sub(anchor);
+    Arc::new(SteadyClock::new(elapsed, wall_clock(), persisted))
+}
+
+/// The time since the machine was started, in which it slept included. Steps of the wall clock do not move it.
+#[expect(clippy::disallowed_methods, reason = "this is where the clock is made")]
+#[must_use]
+pub fn uptime() -> Duration {
+    // Linux stops its monotonic clock while the machine sleeps; others do not.
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+
+    let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(CLOCK);
+    let (seconds, nanos) = (u64::try_from(tv_sec), u32::try_from(tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+}
+
+/// What the wall clock says. It may be stepped, so this is only asked for an anchor.
+#[expect(clippy::disallowed_methods, reason = "this is where the clock is made")]
+#[must_use]
+pub fn wall_clock() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    Timestamp::EPOCH.after(since_epoch.unwrap_or(Duration::ZERO))
+}
+
+/// The operating system's generator.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MachineEntropy;
+
+impl Entropy for MachineEntropy {
+    /// Panics when the operating system has no random bytes: a token that can be guessed is worse than none.
+    fn fill(&self, buffer: &mut [u8]) {
+        SysRng.try_fill_bytes(buffer).expect("the operating system gives random bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_starts_above_what_was_persisted_and_rises() {
+        let later = wall_clock().after(Duration::from_hours(1));
+        let clock = clock(later);
+        let first = clock.now();
+        assert!(first >= later && clock.now() >= first);
+        assert!(first.since(later) < Duration::from_mins(1));
+    }
+
+    #[test]
+    fn random_numbers_differ() {
+        assert_ne!(MachineEntropy.number(), MachineEntropy.number());
+    }
+}

@@ -1,0 +1,177 @@
+//! The configuration as the program reads it: layers, names, types, secrets.
+
+use crate::cli::{Ended, Run, file, latchkey};
+
+fn check(name: &str, toml: &str) -> Ended {
+    latchkey(&["config", "check", "--config", &file(name, toml)])
+}
+
+fn check_with(environment: &[(&str, &str)]) -> Ended {
+    Run { environment, ..Run::default() }.latchkey(&["config", "check"])
+}
+
+fn assert_refused(ended: &Ended, told: &[&str]) {
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for part in told {
+        assert!(ended.err.contains(part), "{part} is not in {ended:?}");
+    }
+}
+
+#[test]
+fn no_file_is_needed() {
+    let ended = latchkey(&["config", "check"]);
+    assert_eq!((ended.code, &*ended.out), (Some(0), "The configuration is right.\n"));
+}
+
+#[test]
+fn the_documented_file_is_accepted() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/latchkey.toml");
+    assert_eq!(latchkey(&["config", "check", "--config", path]).code, Some(0));
+}
+
+#[test]
+fn an_unknown_name_in_the_file_is_refused_with_the_nearest() {
+    let ended = check("unknown-field.toml", "[grpc]\nlistn = \"off\"\n");
+    assert_refused(&ended, &["unknown-field.toml", "`grpc.listn`", "did you mean `grpc.listen`?"]);
+    let ended = check("unknown-section.toml", "[grcp]\nlisten = \"off\"\n");
+    assert_refused(&ended, &["there is no `grcp`", "did you mean `grpc`?"]);
+    let ended = check("section-as-value.toml", "grpc = \"off\"\n");
+    assert_refused(&ended, &["`grpc` is a section", "write [grpc]"]);
+}
+
+#[test]
+fn an_unknown_variable_is_refused_with_the_nearest() {
+    let ended = check_with(&[("LATCHKEY__GRPC__LISTN", "off")]);
+    assert_refused(&ended, &["LATCHKEY__GRPC__LISTN", "did you mean `LATCHKEY__GRPC__LISTEN`?"]);
+    assert_eq!(check_with(&[("LATCHKEY_SERVICE_PORT", "1"), ("HOME", "/")]).code, Some(0));
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let ended = check("faults.toml", "wat = 1\n[log]\nlevel = \"loud\"\n[token]\nprefix = 5\n");
+    assert_refused(&ended, &["`wat`", "`log.level`", "`token.prefix`"]);
+}
+
+#[test]
+fn a_wrong_type_says_what_was_given_and_what_would_be_right() {
+    let ended = check("type-number.toml", "[serve]\nthreads = \"four\"\n");
+    assert_refused(&ended, &["`serve.threads` cannot be the string \"four\"", "a whole number"]);
+    let ended = check("type-listen.toml", "[http]\nlisten = 8080\n");
+    assert_refused(&ended, &["`http.listen` cannot be the integer 8080", "IP:PORT"]);
+    let ended = check("type-array.toml", "[http]\nlisten = [\"127.0.0.1:1\"]\n");
+    assert_refused(&ended, &["`http.listen` cannot be an array"]);
+    let ended = check_with(&[("LATCHKEY__GRPC__REFLECTION", "yes")]);
+    assert_refused(&ended, &["`grpc.reflection` cannot be \"yes\"", "true or false"]);
+    let ended = check_with(&[("LATCHKEY__GRPC__CALLERS", "all")]);
+    assert_refused(&ended, &["one of any, key, mtls"]);
+    let ended = check_with(&[("LATCHKEY__SERVE__DRAIN_SECONDS", "-1")]);
+    assert_refused(&ended, &["cannot be \"-1\"", "0 or more"]);
+}
+
+#[test]
+fn what_is_no_toml_is_refused_without_its_lines() {
+    let ended = check("no-toml.toml", "insecure = true\nroot_token = \"hunter2\n");
+    assert_refused(&ended, &["it is no TOML (line 2, column"]);
+    assert!(!ended.err.contains("hunter2"), "{ended:?}");
+}
+
+#[test]
+fn a_file_that_is_missing_is_named() {
+    let ended = latchkey(&["config", "check", "--config", "/nowhere/latchkey.toml"]);
+    assert_refused(&ended, &["cannot read the configuration file /nowhere/latchkey.toml"]);
+}
+
+#[test]
+fn a_value_may_be_kept_in_a_file() {
+    let path = file("prefix.txt", "acme\n");
+    let environment = &[("LATCHKEY__TOKEN__PREFIX_FILE", path.as_str())];
+    let ended = Run { environment, ..Run::default() }.latchkey(&["config", "show"]);
+    assert!(ended.out.contains("prefix = \"acme\" # LATCHKEY__TOKEN__PREFIX_FILE"), "{ended:?}");
+
+    let ended = check_with(&[("LATCHKEY__TOKEN__PREFIX_FILE", "/nowhere/prefix")]);
+    assert_refused(&ended, &["LATCHKEY__TOKEN__PREFIX_FILE: cannot read /nowhere/prefix"]);
+}
+
+#[test]
+fn a_value_and_a_file_for_it_contradict_each_other() {
+    let path = file("prefix-both.txt", "acme\n");
+    let ended = check_with(&[
+        ("LATCHKEY__TOKEN__PREFIX_FILE", path.as_str()),
+        ("LATCHKEY__TOKEN__PREFIX", "acme"),
+    ]);
+    assert_refused(&ended, &["both LATCHKEY__TOKEN__PREFIX and LATCHKEY__TOKEN__PREFIX_FILE"]);
+}
+
+#[test]
+fn policy_file_is_a_field_and_not_a_file_that_holds_one() {
+    let path = file("config-policy.toml", "[[plans]]\nname = \"free\"\n");
+    assert_eq!(check_with(&[("LATCHKEY__POLICY__FILE", path.as_str())]).code, Some(0));
+    let ended = check_with(&[("LATCHKEY__POLICY__FILE", "/nowhere/policy.toml")]);
+    assert_refused(&ended, &["cannot read the policy /nowhere/policy.toml"]);
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let path = file(
+        "layers.toml",
+        "[log]\nlevel = \"error\"\nformat = \"text\"\n[token]\nprefix = \"aa\"\n",
+    );
+    let environment = &[("LATCHKEY__LOG__LEVEL", "warn"), ("LATCHKEY__TOKEN__PREFIX", "bb")];
+    let run = Run { environment, ..Run::default() };
+    let ended = run.latchkey(&["config", "show", "--config", &path, "--log-level", "debug"]);
+    for line in [
+        "level = \"debug\" # --log-level".to_owned(),
+        "prefix = \"bb\" # LATCHKEY__TOKEN__PREFIX".to_owned(),
+        format!("format = \"text\" # {path}"),
+        "realm = \"latchkey\" # default".to_owned(),
+    ] {
+        assert!(ended.out.contains(&line), "{line} is not in {ended:?}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let token = "hm_live_0000000000000000000000000000002dlYSp";
+    let environment = &[
+        ("LATCHKEY__ROOT_TOKEN", token),
+        ("LATCHKEY__STORE__URL", "postgres://me:s3cret@db/keys?sslpassword=s3cret"),
+    ];
+    let run = Run { environment, ..Run::default() };
+    for ended in [run.latchkey(&["config", "show"]), run.latchkey(&["config", "check"])] {
+        let all = ended.out + &ended.err;
+        assert!(!all.contains(token) && !all.contains("s3cret"), "{all}");
+    }
+    let shown = run.latchkey(&["config", "show"]).out;
+    assert!(shown.contains("root_token = \"[hidden]\" # LATCHKEY__ROOT_TOKEN"), "{shown}");
+    assert!(shown.contains("url = \"postgres://me:[hidden]@db/keys?sslpassword=[hidden]\""));
+}
+
+#[test]
+fn a_secret_of_the_wrong_type_is_not_repeated() {
+    let ended = check("secret-type.toml", "root_token = [\"hunter2\"]\n");
+    assert_refused(&ended, &["`root_token` cannot be a value of type array"]);
+    assert!(!ended.err.contains("hunter2"));
+}
+
+#[test]
+fn what_is_shown_can_be_read_again() {
+    let shown = latchkey(&["config", "show"]).out;
+    let path = file("shown.toml", &shown);
+    let again = latchkey(&["config", "show", "--config", &path]).out;
+    let plain = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split(" # ").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(plain(&shown), plain(&again));
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_words_that_are_told() {
+    let ended = check_with(&[("LATCHKEY__GRPC__LISTEN", "0.0.0.0:50051")]);
+    assert_refused(&ended, &["`callers = \"key\"`", "`insecure = true`"]);
+    let ended = latchkey(&["serve", "--http-listen", "0.0.0.0:0"]);
+    assert_refused(&ended, &["http.listen = \"0.0.0.0:0\" can be reached from other machines"]);
+    let environment = &[("LATCHKEY__GRPC__CALLERS", "any")];
+    let run = Run { environment, ..Run::default() };
+    let ended = run.latchkey(&["config", "check", "--grpc-listen", "[::]:50051", "--insecure"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
