@@ -14,18 +14,19 @@ use tokio::task::JoinSet;
 
 use crate::authorizer::Authorizer;
 use crate::cache::Cache;
-use crate::clock::{Clock, Entropy};
 use crate::cli::Dev;
-use crate::config::{Config, read_policy};
+use crate::clock::{Clock, Entropy};
+use crate::config::{self, Config, read_policy};
 use crate::delivery::Delivery;
 use crate::failure::{Failure, Failures};
 use crate::feed::Feed;
+use crate::grpc;
+use crate::http;
 use crate::keyring::Keyring;
 use crate::machine::{self, MachineEntropy};
 use crate::serve::{Bound, Limits, Protocol, Workers};
 use crate::store::{self, Store};
 use crate::token::Prefix;
-use crate::{grpc, http};
 
 mod dev;
 mod root;
@@ -140,7 +141,9 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
         store.close().await;
     });
     if code == ExitCode::SUCCESS && closed.await.is_err() {
-        tracing::warn!("the store took too long to close; what was answered is durable all the same");
+        tracing::warn!(
+            "the store took too long to close; what was answered is durable all the same"
+        );
     }
     // The temporary folder of a development session goes last.
     drop(dev);
@@ -169,7 +172,8 @@ async fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
 }
 
 async fn clock(store: &dyn Store) -> Result<Arc<dyn Clock>, Failure> {
-    let kept = store.kept_time().await.map_err(|error| Failure::of("cannot use the store", &error))?;
+    let kept =
+        store.kept_time().await.map_err(|error| Failure::of("cannot use the store", &error))?;
     let wall = machine::wall_clock();
     if kept > wall.after(Duration::from_mins(1)) {
         tracing::warn!(%kept, %wall, "the machine's clock is behind the store's: time goes on from the store's");
@@ -223,11 +227,18 @@ impl Listeners {
         Ok(Self {
             grpc: Bound::bind("grpc", &config.grpc.listen).await.map_err(refused)?,
             http: Bound::bind("http", &config.http.listen).await.map_err(refused)?,
-            operations: Bound::bind("operations", &config.operations.listen).await.map_err(refused)?,
+            operations: Bound::bind("operations", &config.operations.listen)
+                .await
+                .map_err(refused)?,
         })
     }
 
-    fn serve(self, config: &Config, node: &Node, told: watch::Receiver<u8>) -> Result<Serving, Failure> {
+    fn serve(
+        self,
+        config: &Config,
+        node: &Node,
+        told: watch::Receiver<u8>,
+    ) -> Result<Serving, Failure> {
         let threads = usize::try_from(config.serve.threads).ok().and_then(NonZeroUsize::new);
         let workers =
             Workers::start(threads).map_err(|error| Failure::of("cannot start threads", &error))?;
@@ -238,34 +249,35 @@ impl Listeners {
             ..Limits::default()
         };
         let is_draining = Arc::new(AtomicBool::new(false));
+        let callers = callers(config)?;
+        let realm: Arc<str> = config.http.realm.as_str().into();
         let (health, grpc_service) = grpc::service(grpc::Parts {
             authorizer: node.authorizer.clone(),
             keyring: node.keyring.clone(),
-            callers: config.grpc.callers(),
-            realm: config.http.realm.as_str().into(),
+            callers,
+            realm: Arc::clone(&realm),
             reflection: config.grpc.reflection,
             background: tokio::runtime::Handle::current(),
         });
-        let http_service =
-            http::public(node.authorizer.clone(), config.grpc.callers(), config.http.realm.as_str().into());
+        let http_service = http::public(node.authorizer.clone(), callers, realm);
         let operations_service = http::operations(readiness(node, &is_draining));
 
         let addresses =
             Addresses { grpc: address(self.grpc.as_ref()), http: address(self.http.as_ref()) };
         let mut tasks = JoinSet::new();
-        let mut start = |bound: Option<Bound>, protocol, service: AnyService| {
-            let Some(bound) = bound else { return };
-            tracing::info!(listener = bound.name(), address = %bound.address(), "listening");
-            let (workers, limits, told) = (workers.clone(), limits.clone(), wait_for(told.clone(), 1));
-            match service {
-                AnyService::Grpc(service) => {
-                    tasks.spawn(crate::serve::run(bound, workers, protocol, limits, service, told))
-                }
-                AnyService::Http(service) => {
-                    tasks.spawn(crate::serve::run(bound, workers, protocol, limits, service, told))
-                }
+        let mut start =
+            |bound: Option<Bound>, protocol, service: AnyService| {
+                let Some(bound) = bound else { return };
+                tracing::info!(listener = bound.name(), address = %bound.address(), "listening");
+                let (workers, limits, told) =
+                    (workers.clone(), limits.clone(), wait_for(told.clone(), 1));
+                match service {
+                    AnyService::Grpc(service) => tasks
+                        .spawn(crate::serve::run(bound, workers, protocol, limits, service, told)),
+                    AnyService::Http(service) => tasks
+                        .spawn(crate::serve::run(bound, workers, protocol, limits, service, told)),
+                };
             };
-        };
         start(self.grpc, Protocol::Http2, AnyService::Grpc(grpc_service));
         start(self.http, Protocol::Auto, AnyService::Http(http_service));
         start(self.operations, Protocol::Auto, AnyService::Http(operations_service));
@@ -285,7 +297,9 @@ impl Serving {
         self.health.set_serving().await;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
         wait_for(stop.told(), 1).await;
-        tracing::info!("stopping: no new connections; calls in flight may end (a second signal stops at once)");
+        tracing::info!(
+            "stopping: no new connections; calls in flight may end (a second signal stops at once)"
+        );
         self.is_draining.store(true, Ordering::Relaxed);
         self.health.set_not_serving().await;
         tokio::select! {
@@ -294,6 +308,16 @@ impl Serving {
                 tracing::warn!("told twice to stop: calls in flight are dropped");
                 ExitCode::FAILURE
             }
+        }
+    }
+}
+
+fn callers(config: &Config) -> Result<grpc::Callers, Failure> {
+    match config.grpc.callers() {
+        config::Callers::Any => Ok(grpc::Callers::Any),
+        config::Callers::Key => Ok(grpc::Callers::Key),
+        config::Callers::Mtls => {
+            Err(Failure::new("grpc.callers = mtls needs TLS, which is not served yet"))
         }
     }
 }
@@ -310,7 +334,10 @@ fn readiness(node: &Node, is_draining: &Arc<AtomicBool>) -> http::Readiness {
         }
         match cache.applied() {
             Some(_) => Ok(()),
-            None => Err("nothing of the store is known: it was not read yet, or it went back in time".into()),
+            None => {
+                Err("nothing of the store is known: it was not read yet, or it went back in time"
+                    .into())
+            }
         }
     })
 }

@@ -125,10 +125,9 @@ impl Authorizer {
                 };
                 match view.find(&digest) {
                     Found::Key(key) => {
-                        let requirement = needed.as_deref().map_or(
-                            Requirement::AuthenticateOnly,
-                            Requirement::Scope,
-                        );
+                        let requirement = needed
+                            .as_deref()
+                            .map_or(Requirement::AuthenticateOnly, Requirement::Scope);
                         let ask = Ask {
                             requirement,
                             client_address: question.client_address,
@@ -153,7 +152,9 @@ impl Authorizer {
         };
         let parsed = token::parse(bytes).map_err(|_| Denial::MalformedCredential)?;
         let accepted = &view.catalogue().policy().accepted_prefixes;
-        if parsed.prefix != self.prefix.as_str() && !accepted.iter().any(|other| other == parsed.prefix) {
+        if parsed.prefix != self.prefix.as_str()
+            && !accepted.iter().any(|other| other == parsed.prefix)
+        {
             return Err(Denial::MalformedCredential);
         }
         Ok(parsed.digest())

@@ -183,7 +183,9 @@ impl SharedFeed {
             Err(_) => {
                 self.put_back(gathered);
                 self.reads_given_up.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!("a read of the store took longer than {READ_TIME_MAX:?} and was given up");
+                tracing::warn!(
+                    "a read of the store took longer than {READ_TIME_MAX:?} and was given up"
+                );
                 return Err(Duration::ZERO);
             }
         };

@@ -14,7 +14,9 @@ use crate::clock::{Clock, Entropy, Timestamp};
 use crate::error::{Error, Reason};
 use crate::feed::Feed;
 use crate::revision::Position;
-use crate::store::{Command, Done, Maker, Mutation, NewSecret, RequestMark, Store, StoreError};
+use crate::store::{
+    Command, Done, KeyTarget, Maker, Mutation, NewSecret, RequestMark, Store, StoreError,
+};
 use crate::token::{Environment, Prefix, Token};
 
 mod accounts;
@@ -90,28 +92,26 @@ impl Keyring {
     }
 
     /// Makes a change for latchkey itself.
-    pub async fn mutate_as_system(&self, what: &'static str, command: Command) -> Result<Done, Error> {
-        self.mutate(Maker::System(what), String::new(), command, vec![Doubt::Everything]).await
+    pub async fn mutate_as_system(
+        &self,
+        what: &'static str,
+        command: Command,
+    ) -> Result<Done, Error> {
+        self.mutate(Maker::System(what), String::new(), command).await
     }
 
     async fn mutate_as<P: Permission>(
         &self,
         operator: Operator<P>,
         command: Command,
-        doubts: Vec<Doubt>,
     ) -> Result<Done, Error> {
         let maker = operator.maker();
-        self.mutate(maker, operator.peer, command, doubts).await
+        self.mutate(maker, operator.peer, command).await
     }
 
-    /// The one way to a change; `doubts` are what it concerns, should its outcome not be known.
-    async fn mutate(
-        &self,
-        maker: Maker,
-        peer: String,
-        command: Command,
-        doubts: Vec<Doubt>,
-    ) -> Result<Done, Error> {
+    /// The one way to a change.
+    async fn mutate(&self, maker: Maker, peer: String, command: Command) -> Result<Done, Error> {
+        let doubts = doubts(&command);
         let mut seed = [0; 32];
         self.entropy.fill(&mut seed);
         let mutation = Mutation { maker, peer, now: self.clock.now(), seed, command };
@@ -150,6 +150,32 @@ impl Keyring {
     }
 }
 
+/// What must be read again before it is used, should the outcome of this not be known.
+fn doubts(command: &Command) -> Vec<Doubt> {
+    match command {
+        Command::CreateKey { secret, .. } => vec![Doubt::Digest(secret.digest)],
+        Command::UpdateKey { id, .. } => vec![Doubt::Key(*id)],
+        Command::RotateKey { id, secret, .. } => {
+            vec![Doubt::Key(*id), Doubt::Digest(secret.digest)]
+        }
+        Command::RevokeKey { target: KeyTarget::Id(id), with_created: false, .. } => {
+            vec![Doubt::Key(*id)]
+        }
+        Command::RevokeKey { target: KeyTarget::Digest(digest), with_created: false, .. } => {
+            vec![Doubt::Digest(*digest)]
+        }
+        // An account without keys is in no cache.
+        Command::CreateAccount { .. } => Vec::new(),
+        Command::UpdateAccount { id, .. } => vec![Doubt::Account(id.clone())],
+        // These concern keys that are not named.
+        Command::RevokeKey { with_created: true, .. }
+        | Command::ApplyPolicy { .. }
+        | Command::Seed { .. }
+        | Command::ResetRoot { .. }
+        | Command::SeedDemo { .. } => vec![Doubt::Everything],
+    }
+}
+
 /// A request id beside a digest of what was asked: the same fields in the same order give the same one.
 fn request_mark(id: Option<String>, content: &[&str]) -> Option<RequestMark> {
     let id = id?;
@@ -163,5 +189,6 @@ fn request_mark(id: Option<String>, content: &[&str]) -> Option<RequestMark> {
 
 /// A store that says it did a thing, and does not show it.
 fn missing(what: &str) -> Error {
-    Error::new(Reason::Internal, "internal error").caused_by(format!("the store returned no {what}"))
+    Error::new(Reason::Internal, "internal error")
+        .caused_by(format!("the store returned no {what}"))
 }

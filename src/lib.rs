@@ -1,20 +1,10 @@
 //! latchkey issues API keys and decides, for every request of every other service, whether the key on
 //! it may do what the request asks.
 //!
-//! Read in this order: the domain ([`token`] to [`error`]), what it stands on ([`store`], [`cache`],
+//! Read in this order: the domain ([`token`] to [`revision`]), what it stands on ([`store`], [`cache`],
 //! [`feed`]), the two use cases ([`authorizer`], [`keyring`]), then the transport and the process.
 //! `ARCHITECTURE.md` has the map.
 
-pub mod account;
-pub mod clock;
-pub mod decision;
-pub mod error;
-pub mod grant;
-pub mod key;
-pub mod policy;
-pub mod proto;
-pub mod revision;
-pub mod scope;
 pub mod token;
 
 pub mod scope;

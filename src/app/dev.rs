@@ -68,7 +68,9 @@ impl Session {
         let scopes = dev
             .scopes
             .iter()
-            .map(|text| Scope::parse(text).map_err(|error| Failure::new(format!("--scope {text}: {error}"))))
+            .map(|text| {
+                Scope::parse(text).map_err(|error| Failure::new(format!("--scope {text}: {error}")))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let folder = match dev.directory {
             Some(path) => Folder::Kept(path),
@@ -76,13 +78,13 @@ impl Session {
                 std::env::temp_dir().join(format!("latchkey-dev-{:016x}", MachineEntropy.number())),
             ),
         };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.path()).map_err(|error| {
-            Failure::of(format!("cannot make the folder {}", folder.path().display()), &error)
-        })?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.path()).map_err(
+            |error| {
+                Failure::of(format!("cannot make the folder {}", folder.path().display()), &error)
+            },
+        )?;
         let url = format!("sqlite://{}", folder.path().join("latchkey.db").display());
-        config.store.url = url
-            .parse::<StoreUrl>()
-            .map_err(|error| Failure::new(format!("the folder cannot be used: {error}")))?;
+        config.store.url = StoreUrl::from(url);
         let mut policy = Policy::default();
         for scope in &scopes {
             if !policy.scopes.iter().any(|known| known.name == scope.as_str()) {
@@ -126,10 +128,9 @@ impl Session {
             ],
             policy: Some(self.policy.clone()),
         };
-        keyring
-            .mutate_as_system("dev", command)
-            .await
-            .map_err(|error| Failure::new(format!("cannot make the demo account: {}", chain(&error))))?;
+        keyring.mutate_as_system("dev", command).await.map_err(|error| {
+            Failure::new(format!("cannot make the demo account: {}", chain(&error)))
+        })?;
         Ok(Lines { session: self, live, test, unknown })
     }
 }
@@ -138,7 +139,12 @@ fn patterns(names: &[&str]) -> Vec<ScopePattern> {
     names.iter().filter_map(|name| ScopePattern::parse(name).ok()).collect()
 }
 
-fn key(account: &AccountId, name: &str, environment: Environment, scopes: Vec<ScopePattern>) -> NewKey {
+fn key(
+    account: &AccountId,
+    name: &str,
+    environment: Environment,
+    scopes: Vec<ScopePattern>,
+) -> NewKey {
     NewKey {
         account: account.clone(),
         display_name: name.to_owned(),

@@ -116,10 +116,15 @@ fn given(text: &secrecy::SecretString, prefix: &Prefix) -> Result<Token, Failure
         Failure::new(format!("root_token is no token: {what}"))
             .help("make one by starting once without root_token, or by `latchkey root reset`")
     };
-    let token = Token::from_text(text.expose_secret()).map_err(|error| malformed(error.to_string()))?;
+    let token =
+        Token::from_text(text.expose_secret()).map_err(|error| malformed(error.to_string()))?;
     let parsed = crate::token::parse(token.expose().as_bytes());
     match parsed {
-        Ok(parsed) if parsed.prefix == prefix.as_str() && parsed.environment == Environment::Live => Ok(token),
+        Ok(parsed)
+            if parsed.prefix == prefix.as_str() && parsed.environment == Environment::Live =>
+        {
+            Ok(token)
+        }
         Ok(_) | Err(_) => Err(malformed(format!("it must begin with `{}_live_`", prefix.as_str()))),
     }
 }

@@ -40,7 +40,8 @@ impl<'a> Credential<'a> {
 /// The key of `Bearer KEY`: the word in any case, one space.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (word, key) = value.split_at_checked(7)?;
-    (word.eq_ignore_ascii_case(b"bearer ") && !key.is_empty() && !key.contains(&b' ')).then_some(key)
+    (word.eq_ignore_ascii_case(b"bearer ") && !key.is_empty() && !key.contains(&b' '))
+        .then_some(key)
 }
 
 #[cfg(test)]
@@ -48,7 +49,9 @@ mod tests {
     use super::*;
 
     fn read(authorization: &[&'static str], bare: &[&'static str]) -> String {
-        let bytes = |values: &[&'static str]| values.iter().map(|value| value.as_bytes()).collect::<Vec<_>>();
+        let bytes = |values: &[&'static str]| {
+            values.iter().map(|value| value.as_bytes()).collect::<Vec<_>>()
+        };
         match Credential::from_headers(bytes(authorization), bytes(bare)) {
             Credential::Missing => "missing".into(),
             Credential::Malformed => "malformed".into(),

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use super::entry::{CachedAccount, CachedKey, Grant, Shared};
 use super::{
-    ABSENT_MAX, AccountId, BuildHasher, Catalogue, DefaultHashBuilder, Digest, Extent, Fence, HashSet,
-    IndexMap, IndexSet, Known, PageEnd, Position, ReadBatch, Subject, VICTIMS_COMPARED,
+    ABSENT_MAX, AccountId, BuildHasher, Catalogue, DefaultHashBuilder, Digest, Extent, Fence,
+    HashSet, IndexMap, IndexSet, Known, PageEnd, Position, ReadBatch, Subject, VICTIMS_COMPARED,
 };
 use crate::account::Account;
 use crate::key::KeyRecord;
@@ -16,10 +16,8 @@ use crate::store::{Change, RECENT_CHANGES_MAX};
 impl Known {
     /// From the first read.
     pub(super) fn begin(batch: ReadBatch, keys_max: usize) -> Result<Self, Fence> {
-        let policy = batch
-            .policy
-            .clone()
-            .ok_or_else(|| Fence::BadPolicy("there is none".to_owned()))?;
+        let policy =
+            batch.policy.clone().ok_or_else(|| Fence::BadPolicy("there is none".to_owned()))?;
         // What the first read brings of changes is the window before it; it ends where the read stands.
         let before = batch.changes.first().map(|first| first.position.n.saturating_sub(1));
         check_order(before.unwrap_or(batch.position.n), &batch)?;
@@ -53,7 +51,9 @@ impl Known {
         }
         check_order(self.applied.n, &batch)?;
         if batch.unreadable.iter().any(|(subject, _)| *subject == Subject::Policy) {
-            return Err(Fence::BadPolicy("it makes no sense, or a newer version wrote it".to_owned()));
+            return Err(Fence::BadPolicy(
+                "it makes no sense, or a newer version wrote it".to_owned(),
+            ));
         }
         let catalogue = batch.policy.clone().map(compile).transpose()?;
 
@@ -142,7 +142,12 @@ impl Known {
         }
     }
 
-    fn install(&mut self, record: KeyRecord, accounts: &HashMap<AccountId, &Account>, keys_max: usize) {
+    fn install(
+        &mut self,
+        record: KeyRecord,
+        accounts: &HashMap<AccountId, &Account>,
+        keys_max: usize,
+    ) {
         let digest = record.digest;
         let Some(account) = accounts.get(&record.account) else {
             // A key whose account did not come with it cannot be judged.
@@ -178,8 +183,10 @@ impl Known {
 
     /// A place below `below`, by Knuth's multiplicative generator.
     fn draw(&mut self, below: usize) -> usize {
-        self.draws =
-            self.draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.draws = self
+            .draws
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.draws >> 33).unwrap_or(0) % below
     }
 
@@ -225,7 +232,7 @@ fn check_order(before: u64, batch: &ReadBatch) -> Result<(), Fence> {
         }
         last = change.position;
     }
-    let is_whole = last.n == batch.position.n
-        && (batch.changes.is_empty() || last.tag == batch.position.tag);
+    let is_whole =
+        last.n == batch.position.n && (batch.changes.is_empty() || last.tag == batch.position.tag);
     if is_whole { Ok(()) } else { Err(Fence::Gap { n: last.n, next: batch.position.n }) }
 }

@@ -146,9 +146,8 @@ impl<K: Hash + Eq + Clone, V> Shared<K, V> {
             return *place;
         }
         let slot = Slot { key: key.clone(), value: make(), users: 1 };
-        let place = self.free.pop().unwrap_or_else(|| {
-            u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
-        });
+        let place =
+            self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
         match self.slots.get_mut(place as usize) {
             Some(freed) => *freed = slot,
             None => self.slots.push(slot),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::account::Account;
-use crate::key::{Actor, KeyRecord, RevokeReason, Revocation};
+use crate::key::{Actor, KeyRecord, Revocation, RevokeReason};
 use crate::policy::Policy;
 use crate::scope::ScopePattern;
 use crate::store::Change;
@@ -213,13 +213,23 @@ fn remembered_absence_dies_by_the_change_that_ends_it() {
 fn a_suspended_account_and_a_new_policy_count_at_once() {
     let cache = loaded(1, 9);
     let suspended = Account { suspended: true, ..account("a") };
-    let change = Change { position: position(6), subject: Subject::Account(suspended.id.clone()), digest: None };
-    apply(&cache, ReadBatch { changes: vec![change], accounts: vec![suspended], ..batch(5, 6) }).unwrap();
+    let change = Change {
+        position: position(6),
+        subject: Subject::Account(suspended.id.clone()),
+        digest: None,
+    };
+    apply(&cache, ReadBatch { changes: vec![change], accounts: vec![suspended], ..batch(5, 6) })
+        .unwrap();
     let mut policy = Policy::default();
     policy.scopes.retain(|scope| scope.name == "memory:write");
     policy.scopes[0].implies.clear();
     let change = Change { position: position(7), subject: Subject::Policy, digest: None };
-    let read = ReadBatch { changes: vec![change], policy: Some(policy), accounts: Vec::new(), ..batch(6, 7) };
+    let read = ReadBatch {
+        changes: vec![change],
+        policy: Some(policy),
+        accounts: Vec::new(),
+        ..batch(6, 7)
+    };
     apply(&cache, read).unwrap();
     cache.view(NOW, |view| {
         let Found::Key(key) = view.find(&digest(1)) else { panic!("the key is here") };
@@ -237,7 +247,10 @@ fn a_doubt_lasts_until_a_read_sent_later_is_applied() {
     cache.doubt(Doubt::Key(key(1).id));
     cache.doubt(Doubt::Digest(digest(7)));
     cache.apply(batch(5, 5)).unwrap();
-    assert_eq!((seen(&cache, 1), seen(&cache, 2), seen(&cache, 7)), ("doubtful", "key", "doubtful"));
+    assert_eq!(
+        (seen(&cache, 1), seen(&cache, 2), seen(&cache, 7)),
+        ("doubtful", "key", "doubtful")
+    );
     apply(&cache, batch(5, 5)).unwrap();
     assert_eq!((seen(&cache, 1), seen(&cache, 7)), ("key", "absent"));
     cache.doubt(Doubt::Account(AccountId::parse("a").unwrap()));

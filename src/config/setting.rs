@@ -177,6 +177,12 @@ impl StoreUrl {
     }
 }
 
+impl From<String> for StoreUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
 impl Default for StoreUrl {
     fn default() -> Self {
         Self("sqlite://latchkey.db".to_owned())

@@ -5,7 +5,6 @@ use super::{Keyring, Page, Receipt, missing, page, request_mark};
 use crate::account::{Account, AccountChange, AccountId, NewAccount};
 use crate::authorizer::Operator;
 use crate::authorizer::operator::{ReadAccounts, WriteAccounts};
-use crate::cache::Doubt;
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::revision::Position;
@@ -48,9 +47,8 @@ impl Keyring {
             request_id,
             &["CreateAccount", id_text, display_name, plan, &labels_text(labels)],
         );
-        let doubts = id.iter().cloned().map(Doubt::Account).collect();
         let command = Command::CreateAccount { new, request };
-        let done = self.mutate_as(operator, command, doubts).await?;
+        let done = self.mutate_as(operator, command).await?;
         done.account.ok_or_else(|| missing("account"))
     }
 
@@ -92,20 +90,19 @@ impl Keyring {
         update: AccountUpdate,
     ) -> Result<(Counted, Receipt), Error> {
         let AccountUpdate { id, change, expected } = update;
-        let doubts = vec![Doubt::Account(id.clone())];
         let command = Command::UpdateAccount { id, change, expected };
-        let done = self.mutate_as(operator, command, doubts).await?;
+        let done = self.mutate_as(operator, command).await?;
         let counted = done.account.ok_or_else(|| missing("account"))?;
         let receipt = self.receipt(done.position.unwrap_or(counted.0.revision));
         Ok((counted, receipt))
     }
 
     /// How many keys an account may have under the policy of now; `None` means unlimited.
-    pub async fn max_keys(&self, plans: impl IntoIterator<Item = &str>) -> Result<Vec<Option<u32>>, Error> {
+    pub async fn max_keys(
+        &self,
+        plans: impl IntoIterator<Item = &str>,
+    ) -> Result<Vec<Option<u32>>, Error> {
         let (policy, _): (Policy, _) = self.store.policy().await?;
-        Ok(plans
-            .into_iter()
-            .map(|plan| policy.plan(plan).and_then(|plan| plan.max_keys))
-            .collect())
+        Ok(plans.into_iter().map(|plan| policy.plan(plan).and_then(|plan| plan.max_keys)).collect())
     }
 }

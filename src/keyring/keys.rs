@@ -6,7 +6,6 @@ use super::{Keyring, Page, Receipt, missing, page, request_mark};
 use crate::account::{AccountId, Labels};
 use crate::authorizer::Operator;
 use crate::authorizer::operator::{ReadKeys, WriteKeys};
-use crate::cache::Doubt;
 use crate::error::Error;
 use crate::key::{Expiry, KeyChange, KeyId, KeyRecord, KeyState, NewKey, RevokeReason};
 use crate::revision::Position;
@@ -103,15 +102,18 @@ impl Keyring {
     ) -> Result<Created, Error> {
         let (token, secret) = self.new_token(new.environment);
         let request = request_mark(request_id, &content(&new).each_ref().map(String::as_str));
-        let doubts = vec![Doubt::Digest(secret.digest)];
         let command = Command::CreateKey { new, secret, request };
-        let mut done = self.mutate_as(operator, command, doubts).await?;
+        let mut done = self.mutate_as(operator, command).await?;
         let key = done.keys.pop().ok_or_else(|| missing("key"))?;
         Ok(Created { key, token })
     }
 
     /// The key of this id.
-    pub async fn get_key(&self, operator: &Operator<ReadKeys>, id: KeyId) -> Result<KeyRecord, Error> {
+    pub async fn get_key(
+        &self,
+        operator: &Operator<ReadKeys>,
+        id: KeyId,
+    ) -> Result<KeyRecord, Error> {
         let key = self.store.key(id).await?;
         key.filter(|key| operator.reaches(&key.account)).ok_or_else(Error::not_found)
     }
@@ -123,10 +125,11 @@ impl Keyring {
         by: LookupBy,
     ) -> Result<Vec<KeyRecord>, Error> {
         let mut keys = match by {
-            LookupBy::Digest(digest) => self.store.key_by_digest(&digest).await?.into_iter().collect(),
+            LookupBy::Digest(digest) => {
+                self.store.key_by_digest(&digest).await?.into_iter().collect()
+            }
             LookupBy::Hint(hint) => {
-                let account =
-                    (!operator.account.is_reserved()).then(|| operator.account.clone());
+                let account = (!operator.account.is_reserved()).then(|| operator.account.clone());
                 let query = KeyQuery {
                     account,
                     created_by: None,
@@ -187,7 +190,7 @@ impl Keyring {
     ) -> Result<(KeyRecord, Receipt), Error> {
         let KeyUpdate { id, change, expected } = update;
         let command = Command::UpdateKey { id, change, expected };
-        let mut done = self.mutate_as(operator, command, vec![Doubt::Key(id)]).await?;
+        let mut done = self.mutate_as(operator, command).await?;
         let key = done.keys.pop().ok_or_else(|| missing("key"))?;
         let receipt = self.receipt(done.position.unwrap_or(key.revision));
         Ok((key, receipt))
@@ -200,13 +203,8 @@ impl Keyring {
         revoke: Revoke,
     ) -> Result<Revoked, Error> {
         let Revoke { target, reason, comment, with_created } = revoke;
-        let doubts = match (with_created, target) {
-            (true, _) => vec![Doubt::Everything],
-            (false, KeyTarget::Id(id)) => vec![Doubt::Key(id)],
-            (false, KeyTarget::Digest(digest)) => vec![Doubt::Digest(digest)],
-        };
         let command = Command::RevokeKey { target, reason, comment, with_created };
-        let done = self.mutate_as(operator, command, doubts).await?;
+        let done = self.mutate_as(operator, command).await?;
         let mut keys = done.keys.into_iter();
         let key = keys.next().ok_or_else(|| missing("key"))?;
         let receipt = self.receipt(done.position.unwrap_or(key.revision));
@@ -225,11 +223,10 @@ impl Keyring {
         let key = self.store.key(id).await?.filter(|key| operator.reaches(&key.account));
         let environment = key.ok_or_else(Error::not_found)?.environment;
         let (token, secret) = self.new_token(environment);
-        let doubts = vec![Doubt::Key(id), Doubt::Digest(secret.digest)];
         let overlap_text = overlap.as_micros().to_string();
         let request = request_mark(request_id, &["RotateKey", &id.to_string(), &overlap_text]);
         let command = Command::RotateKey { id, secret, overlap, request };
-        let done = self.mutate_as(operator, command, doubts).await?;
+        let done = self.mutate_as(operator, command).await?;
         let mut keys = done.keys.into_iter();
         let (Some(key), Some(previous)) = (keys.next(), keys.next()) else {
             return Err(missing("key"));

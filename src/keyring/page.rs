@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_page_goes_on_where_it_ended_and_only_there() {
-        let page = cut(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], 2, "list", Clone::clone);
+        let page =
+            cut(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], 2, "list", Clone::clone);
         assert_eq!(page.items, ["a", "b"]);
         let own = |text: &str| Some(text.to_owned());
         assert_eq!(read(&page.next_page_token, "list", own).unwrap().as_deref(), Some("b"));

@@ -3,7 +3,6 @@
 use super::{Keyring, Receipt, missing};
 use crate::authorizer::Operator;
 use crate::authorizer::operator::{ReadPolicy, WritePolicy};
-use crate::cache::Doubt;
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::revision::Position;
@@ -47,7 +46,7 @@ impl Keyring {
     ) -> Result<Applied, Error> {
         let PolicyUpdate { policy, expected, is_dry_run, allow_orphans } = update;
         let command = Command::ApplyPolicy { policy, expected, is_dry_run, allow_orphans };
-        let done = self.mutate_as(operator, command, vec![Doubt::Everything]).await?;
+        let done = self.mutate_as(operator, command).await?;
         let (policy, revision) = done.policy.ok_or_else(|| missing("policy"))?;
         let receipt = self.receipt(done.position.unwrap_or(revision));
         Ok(Applied { policy, revision, receipt, notices: done.notices })

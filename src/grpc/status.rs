@@ -1,0 +1,208 @@
+//! The one map from [`Error`] to gRPC: code, details and the line in the log.
+//!
+//! What the client reads is bounded, because it travels in headers; what caused it is for the log alone.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use tokio::task::JoinError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
+
+use crate::error::{Error, Reason, Violation};
+
+const DOMAIN: &str = "latchkey";
+/// The most bytes of a message; clients bound a header block at 8 KiB and see the text twice.
+const MESSAGE_BYTES_MAX: usize = 1_024;
+/// The most bytes of all violations.
+const VIOLATIONS_BYTES_MAX: usize = 2_048;
+/// The most bytes of one variable.
+const VARIABLE_BYTES_MAX: usize = 256;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        log(&error);
+        let Error { reason, message, violations, metadata, retry_after, source: _ } = error;
+        let message = shortened(message, MESSAGE_BYTES_MAX);
+        let mut details = ErrorDetails::new();
+        if reason == Reason::PlanLimitReached {
+            details.set_quota_failure(vec![quota_violation(&metadata, &message)]);
+        }
+        let metadata: HashMap<_, _> = metadata
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), shortened(value, VARIABLE_BYTES_MAX)))
+            .collect();
+        details.set_error_info(reason.as_str(), DOMAIN, metadata);
+        if !violations.is_empty() {
+            details.set_bad_request(field_violations(violations));
+        }
+        if retry_after.is_some() {
+            details.set_retry_info(retry_after);
+        }
+        answer(code(reason), message, details)
+    }
+}
+
+const fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::InvalidField | Reason::RequestIdReused => Code::InvalidArgument,
+        Reason::MissingCredential | Reason::InvalidCredential => Code::Unauthenticated,
+        Reason::CallerSuspended
+        | Reason::AddressNotAllowed
+        | Reason::PermissionDenied
+        | Reason::GrantExceeded => Code::PermissionDenied,
+        Reason::NotFound => Code::NotFound,
+        Reason::AlreadyCreated | Reason::AccountExists => Code::AlreadyExists,
+        Reason::PlanLimitReached => Code::ResourceExhausted,
+        Reason::KeyRevoked
+        | Reason::KeyExpired
+        | Reason::KeyRotated
+        | Reason::AccountSuspended
+        | Reason::ScopeInUse
+        | Reason::PlanInUse
+        | Reason::RevisionOfAnotherEpoch => Code::FailedPrecondition,
+        Reason::RevisionMismatch => Code::Aborted,
+        Reason::RevisionAhead | Reason::StoreUnavailable | Reason::NotReady => Code::Unavailable,
+        Reason::OutcomeUnknown => Code::Unknown,
+        Reason::Internal => Code::Internal,
+    }
+}
+
+/// A path that no service of ours has.
+pub(super) fn no_such_method() -> Status {
+    plain(Code::Unimplemented, "there is no such method")
+}
+
+/// The caller's deadline, or our own, passed; the work goes on.
+pub(super) fn deadline_exceeded() -> Status {
+    let told = "the answer took longer than the deadline; a change may have been made: repeat it with \
+                the same request_id";
+    let reason = Reason::OutcomeUnknown.as_str();
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    answer(Code::DeadlineExceeded, told.to_owned(), details)
+}
+
+/// A call of administration that ended without an answer: a defect, or the process is ending.
+pub(super) fn broken_off(broken: &JoinError) -> Status {
+    // What a panic says goes to standard error by the panic's hook, and may hold anything.
+    let error = if broken.is_panic() {
+        Error::new(Reason::Internal, "internal error").caused_by("the handler panicked")
+    } else {
+        let told = "the server is shutting down; a change may have been made";
+        Error::new(Reason::OutcomeUnknown, told).caused_by("the background runtime ended")
+    };
+    error.into()
+}
+
+/// Writes the one line on an error, with its causes. Errors hold no secrets; where the caller's text
+/// stands in one, it is written escaped.
+pub(crate) fn log(error: &Error) {
+    let reason = error.reason.as_str();
+    let told = &error.message;
+    let cause = causes(error);
+    if matches!(error.reason, Reason::Internal | Reason::OutcomeUnknown) {
+        tracing::error!(reason, ?told, ?cause, "a call failed");
+    } else if error.reason == Reason::StoreUnavailable {
+        tracing::warn!(reason, ?told, ?cause, "a call failed");
+    } else {
+        tracing::debug!(reason, ?told, ?cause, "a call was refused");
+    }
+}
+
+fn causes(error: &Error) -> String {
+    let mut text = String::new();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let between = if text.is_empty() { "" } else { ": " };
+        let _ = write!(text, "{between}{cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn quota_violation(metadata: &[(&'static str, String)], message: &str) -> QuotaViolation {
+    let account = metadata.iter().find(|(name, _)| *name == "account_id");
+    let account = account.map_or("", |(_, account)| account.as_str());
+    QuotaViolation::new(format!("account:{account}"), message)
+}
+
+fn field_violations(violations: Vec<Violation>) -> Vec<FieldViolation> {
+    let all = violations.len();
+    let mut bytes = 0;
+    let mut told: Vec<_> = violations
+        .into_iter()
+        .map(|Violation { field, description }| {
+            (shortened(field, VARIABLE_BYTES_MAX), shortened(description, VARIABLE_BYTES_MAX))
+        })
+        .take_while(|(field, description)| {
+            bytes += field.len() + description.len();
+            bytes <= VIOLATIONS_BYTES_MAX
+        })
+        .map(|(field, description)| FieldViolation::new(field, description))
+        .collect();
+    let left = all - told.len();
+    if left > 0 {
+        told.push(FieldViolation::new("", format!("and {left} more")));
+    }
+    told
+}
+
+fn shortened(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
+    }
+    text
+}
+
+fn plain(code: Code, message: &str) -> Status {
+    answer(code, message.to_owned(), ErrorDetails::new())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one map to gRPC codes")]
+fn answer(code: Code, message: String, details: ErrorDetails) -> Status {
+    Status::with_error_details(code, message, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_error_carries_its_reason_and_its_fields() {
+        let error = Error::invalid("key.scopes[2]", "is unknown").with("scope", "a:b");
+        let status = Status::from(error.retry_after(Duration::from_secs(1)).caused_by("secret"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", "latchkey"));
+        assert_eq!(info.metadata["scope"], "a:b");
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "key.scopes[2]");
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+        assert!(!format!("{status:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_plan_limit_names_the_account() {
+        let error = Error::new(Reason::PlanLimitReached, "full").with("account_id", "acme");
+        let details = Status::from(error).get_error_details();
+        assert_eq!(details.quota_failure().unwrap().violations[0].subject, "account:acme");
+    }
+
+    #[test]
+    fn an_error_fits_into_a_header_block() {
+        let violations = (0..1_000)
+            .map(|index| Violation {
+                field: format!("f[{index}]"), description: "ä".repeat(2_000)
+            })
+            .collect();
+        let status = Status::from(Error::invalid_fields(violations));
+        assert!(status.message().len() <= MESSAGE_BYTES_MAX + 3);
+        assert!(status.details().len() <= 4_096, "{}", status.details().len());
+        let details = status.get_error_details();
+        let last = details.bad_request().unwrap().field_violations.last().unwrap().clone();
+        assert!(last.description.ends_with("more"));
+    }
+}

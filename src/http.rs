@@ -1,0 +1,64 @@
+//! The HTTP coats: forward-auth for proxies, and the endpoints of operations.
+//!
+//! Requests are answered within their connection's thread, and no request's body is ever read: there is
+//! nothing in it that could matter here.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+
+use crate::authorizer::Authorizer;
+use crate::grpc::Callers;
+
+mod forward_auth;
+mod operations;
+
+pub use operations::Readiness;
+
+/// What serves one HTTP listener.
+pub type HttpService = Router;
+
+/// Forward-auth, for proxies that ask whether `callers` lets them; challenges carry this realm, which
+/// holds no quotes or backslashes.
+pub fn public(authorizer: Authorizer, callers: Callers, realm: Arc<str>) -> HttpService {
+    closed(forward_auth::router(authorizer, callers, realm))
+}
+
+/// `/livez` and `/readyz`.
+pub fn operations(readiness: Readiness) -> HttpService {
+    closed(operations::router(readiness))
+}
+
+/// A problem as RFC 9457 has it; `reason` is the word for programs. The type is left at `about:blank`,
+/// so the title is that of the status.
+fn problem(status: StatusCode, reason: &str, detail: &str) -> Response {
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+        "reason": reason,
+    });
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Answers what no route of this router does.
+fn closed(router: Router) -> Router {
+    router
+        .fallback(|| async {
+            problem(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path")
+        })
+        .method_not_allowed_fallback(|| async {
+            let told = "only GET and HEAD are answered here";
+            problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", told)
+        })
+}

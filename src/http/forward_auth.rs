@@ -1,0 +1,305 @@
+//! Forward-auth: a proxy (nginx `auth_request`, Traefik, Caddy) asks before it passes a request on.
+//!
+//! The credential is the client's; what it must be good for stands in our own URL, which the proxy's
+//! configuration writes. No header says it, because clients can send headers. 200 means pass on, 401,
+//! 403 and 429 mean refuse; a mistake of the configuration is a 500, and what could not be found out a
+//! 503: neither is ever taken for an allow. The client's address is not known here yet, because no proxy
+//! is trusted to tell it: a key that is restricted to networks is denied.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use axum::routing::any;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use super::problem;
+use crate::authorizer::{Authorizer, Credential, Question, Required};
+use crate::decision::{Decision, Denial, Identity, PublicDenial};
+use crate::error::{Error, Reason};
+use crate::grpc::{Callers, status};
+use crate::scope::ScopePattern;
+use crate::token::Environment;
+
+const API_KEY: &str = "x-api-key";
+
+#[derive(Clone)]
+struct Parts {
+    authorizer: Authorizer,
+    callers: Callers,
+    realm: Arc<str>,
+}
+
+/// `/v1/forward-auth` for any method, and nothing else.
+pub(super) fn router(authorizer: Authorizer, callers: Callers, realm: Arc<str>) -> Router {
+    let parts = Parts { authorizer, callers, realm };
+    Router::new().route("/v1/forward-auth", any(forward_auth)).with_state(parts)
+}
+
+async fn forward_auth(State(parts): State<Parts>, uri: Uri, headers: HeaderMap) -> Response {
+    let Parts { authorizer, callers, realm } = parts;
+    match callers {
+        Callers::Any => {}
+        Callers::Key => {
+            return mistake(
+                "forward-auth cannot tell who asks yet, and `grpc.callers` demands it: set it to \
+                 `any` where only proxies reach this listener",
+            );
+        }
+    }
+    let asked = match Asked::read(&uri) {
+        Ok(asked) => asked,
+        Err(told) => return mistake(&told),
+    };
+    let question = Question {
+        credential: credential(&headers),
+        required: asked.scope.as_deref().map_or(Required::AuthenticateOnly, Required::Scope),
+        client_address: None,
+        environment: asked.environment,
+        cost: None,
+        min_revision: None,
+    };
+    match authorizer.authorize(&question).await {
+        Ok(decision) => answer(&decision, &realm),
+        Err(error) => undecided(&error),
+    }
+}
+
+fn credential(headers: &HeaderMap) -> Credential<'_> {
+    let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    Credential::from_headers(values(AUTHORIZATION.as_str()), values(API_KEY))
+}
+
+// === The question ===
+
+/// What the proxy's configuration asks, in the query of our own URL.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    /// `None` asks only who it is.
+    scope: Option<String>,
+    environment: Option<Environment>,
+}
+
+impl Asked {
+    /// Every name once, none that is not known, and one of `scope` and `authenticate_only`.
+    fn read(uri: &Uri) -> Result<Self, String> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|_| "the query cannot be read".to_owned())?;
+        let (mut scope, mut authenticate_only, mut environment) = (None, None, None);
+        for (name, value) in pairs {
+            let is_repeated = match name.as_str() {
+                "scope" => scope.replace(value).is_some(),
+                "authenticate_only" => authenticate_only.replace(value).is_some(),
+                "environment" => environment.replace(value).is_some(),
+                _ => return Err(unknown(&name)),
+            };
+            if is_repeated {
+                return Err(format!("the parameter `{name}` stands in the query twice"));
+            }
+        }
+        let environment = match environment.as_deref() {
+            None => None,
+            Some(word) => Some(
+                Environment::parse(word)
+                    .ok_or_else(|| "`environment` must be `live` or `test`".to_owned())?,
+            ),
+        };
+        match (&scope, authenticate_only.as_deref()) {
+            (Some(_), None) | (None, Some("true")) => Ok(Self { scope, environment }),
+            (None, None) => Err("name a `scope`, or send `authenticate_only=true`".to_owned()),
+            (Some(_), Some(_)) => Err("send `scope` or `authenticate_only`, not both".to_owned()),
+            (None, Some(_)) => Err("`authenticate_only` can only be `true`".to_owned()),
+        }
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let start: String = name.chars().take(40).flat_map(char::escape_debug).collect();
+    format!(
+        "the parameter `{start}` is not known; there are `scope`, `authenticate_only` and \
+         `environment`"
+    )
+}
+
+// === The answer ===
+
+fn answer(decision: &Decision, realm: &str) -> Response {
+    match (decision.denial, &decision.identity) {
+        (Some(denial), _) => denied(decision, denial, realm),
+        (None, Some(identity)) => allowed(identity, decision.billable).unwrap_or_else(internal),
+        // An allow is always somebody's.
+        (None, None) => internal(),
+    }
+}
+
+/// 200 and who it is. Every header is always there, so that none of the same name which the client sent
+/// is left in its place.
+fn allowed(identity: &Identity, billable: bool) -> Option<Response> {
+    let Identity { key_id, account, environment, scopes, plan, labels: _, expire_time: _ } =
+        identity;
+    let scopes: Vec<_> = scopes.iter().map(ScopePattern::as_str).collect();
+    let told = [
+        ("x-latchkey-account-id", account.to_string()),
+        ("x-latchkey-key-id", key_id.to_string()),
+        ("x-latchkey-environment", environment.as_str().to_owned()),
+        ("x-latchkey-scopes", scopes.join(" ")),
+        ("x-latchkey-plan", plan.to_string()),
+        ("x-latchkey-billable", billable.to_string()),
+    ];
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    for (name, value) in told {
+        headers.insert(name, HeaderValue::try_from(value).ok()?);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(response)
+}
+
+/// What the outside client is told: the same bytes for unknown, revoked, disabled and expired.
+fn denied(decision: &Decision, denial: Denial, realm: &str) -> Response {
+    let status = StatusCode::from_u16(decision.http_status()).unwrap_or(StatusCode::FORBIDDEN);
+    let (reason, detail) = match denial.public() {
+        PublicDenial::Missing => {
+            (denial.as_str(), "bring a key, as `authorization: Bearer KEY` or `x-api-key: KEY`")
+        }
+        PublicDenial::Malformed => (denial.as_str(), "the credential is not one well-formed key"),
+        PublicDenial::Invalid => ("INVALID_KEY", "the key is not valid"),
+        PublicDenial::Exact(exact) => (exact.as_str(), exact_detail(exact)),
+    };
+    let mut response = problem(status, reason, detail);
+    let challenge = decision.challenge(realm).and_then(|it| HeaderValue::try_from(it).ok());
+    if let Some(challenge) = challenge {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+const fn exact_detail(denial: Denial) -> &'static str {
+    match denial {
+        Denial::MissingCredential
+        | Denial::MalformedCredential
+        | Denial::UnknownKey
+        | Denial::KeyRevoked
+        | Denial::KeyDisabled
+        | Denial::KeyExpired => "the key is not valid",
+        Denial::AccountSuspended => "the account of this key is suspended",
+        Denial::AddressNotAllowed => "this key may not be used from this address",
+        Denial::WrongEnvironment => "this key belongs to another environment",
+        Denial::InsufficientScope => "this key lacks a scope that the request needs",
+        Denial::RateLimited => "too many requests in a short time",
+        Denial::QuotaExceeded => "the month's quota of the plan is used up",
+    }
+}
+
+/// It was asked wrongly, or could not be found out.
+fn undecided(error: &Error) -> Response {
+    status::log(error);
+    match error.reason {
+        Reason::InvalidField => mistake(&error.message),
+        Reason::Internal => internal(),
+        Reason::RequestIdReused
+        | Reason::MissingCredential
+        | Reason::InvalidCredential
+        | Reason::CallerSuspended
+        | Reason::AddressNotAllowed
+        | Reason::PermissionDenied
+        | Reason::GrantExceeded
+        | Reason::NotFound
+        | Reason::AlreadyCreated
+        | Reason::AccountExists
+        | Reason::PlanLimitReached
+        | Reason::KeyRevoked
+        | Reason::KeyExpired
+        | Reason::KeyRotated
+        | Reason::AccountSuspended
+        | Reason::ScopeInUse
+        | Reason::PlanInUse
+        | Reason::RevisionMismatch
+        | Reason::RevisionOfAnotherEpoch
+        | Reason::RevisionAhead
+        | Reason::StoreUnavailable
+        | Reason::NotReady
+        | Reason::OutcomeUnknown => unavailable(error),
+    }
+}
+
+fn unavailable(error: &Error) -> Response {
+    let told = "it cannot be found out right now; try again";
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, error.reason.as_str(), told);
+    // Whole seconds, and at least one: a client told 0 asks again at once.
+    let seconds = error.retry_after.map_or(1, |span| span.as_millis().div_ceil(1_000).max(1));
+    if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
+        response.headers_mut().insert(RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// The proxy's configuration asks for what cannot be.
+fn mistake(told: &str) -> Response {
+    tracing::debug!(told, "forward-auth was asked wrongly");
+    let detail = format!("the proxy's question is wrong: {told}");
+    problem(StatusCode::INTERNAL_SERVER_ERROR, "INVALID_FIELD", &detail)
+}
+
+fn internal() -> Response {
+    problem(StatusCode::INTERNAL_SERVER_ERROR, Reason::Internal.as_str(), "internal error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Asked, String> {
+        Asked::read(&format!("/v1/forward-auth?{query}").parse().unwrap())
+    }
+
+    #[test]
+    fn a_scope_is_decoded_and_an_environment_read() {
+        let asked = read("scope=memory%3Aread+or%20memory:admin&environment=test").unwrap();
+        assert_eq!(asked.scope.as_deref(), Some("memory:read or memory:admin"));
+        assert_eq!(asked.environment, Some(Environment::Test));
+        assert_eq!(read("authenticate_only=true").unwrap().scope, None);
+    }
+
+    #[test]
+    fn a_query_that_is_not_exactly_right_is_a_mistake() {
+        for query in [
+            "",
+            "scope=a:b&scope=c:d",
+            "scope=a:b&authenticate_only=true",
+            "authenticate_only=false",
+            "authenticate_only=",
+            "scope=a:b&environment=prod",
+            "scope=a:b&enviroment=test",
+            "Scope=a:b",
+        ] {
+            assert!(read(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_valid_cannot_be_told_apart() {
+        let of = |denial| {
+            let revision = crate::revision::Position { epoch: 0, n: 0, tag: 0 };
+            let decision = Decision {
+                denial: Some(denial),
+                identity: None,
+                needed: None,
+                billable: false,
+                revision,
+            };
+            let response = denied(&decision, denial, "latchkey");
+            let (head, body) = response.into_parts();
+            (head.status, format!("{:?}", head.headers), format!("{body:?}"))
+        };
+        let unknown = of(Denial::UnknownKey);
+        assert_eq!(unknown.0, StatusCode::UNAUTHORIZED);
+        for denial in [Denial::KeyRevoked, Denial::KeyDisabled, Denial::KeyExpired] {
+            assert_eq!(of(denial), unknown);
+        }
+        assert_ne!(of(Denial::MissingCredential), unknown);
+    }
+}

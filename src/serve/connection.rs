@@ -1,0 +1,179 @@
+//! One connection from its first byte to its last.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Version};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::select;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::bound::Socket;
+use super::count::{Counters, Gauge};
+use super::wire::{Tap, Wire};
+use super::workers::Seat;
+use super::{HttpService, Limits, Protocol};
+
+/// What holds for all connections of a listener.
+pub(super) struct Terms {
+    pub(super) protocol: Protocol,
+    pub(super) limits: Limits,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// Where a connection is in its life; each has a time limit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The peer has still to show that it speaks HTTP.
+    Greeting,
+    Serving,
+    /// The peer has been told that the connection will end.
+    Announced(Cause),
+    /// The connection ends with the last call in flight.
+    Leaving(Cause),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Age,
+    /// The listener shuts down; [`super::run`] drops what takes too long then.
+    Shutdown,
+}
+
+/// Serves the connection on the thread that polls this.
+///
+/// Sending a peer away takes two steps. First it is told, by a GOAWAY that refuses nothing, to begin no
+/// more calls here. Later hyper sends the same, and a PING; the answer says that there are no more calls
+/// on the way, and a second GOAWAY names the last one. Without the first step calls would be lost: the
+/// h2 crate (tonic's clients) lets its answer to a PING overtake calls that it has not written yet.
+/// A silent peer answers nothing, hence the limits on top.
+pub(super) async fn serve<S: HttpService>(
+    socket: Socket,
+    service: S,
+    terms: Arc<Terms>,
+    seat: Seat,
+    max_age: Duration,
+    mut told_to_leave: oneshot::Receiver<Infallible>,
+) {
+    let (limits, counters) = (&terms.limits, &terms.counters);
+    let _open = counters.open.enter();
+    let peer = socket.peer();
+    let Ok(stream) = socket.open() else { return };
+
+    let service = TowerToHyperService::new(service);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        service.call(request)
+    });
+    let (tap, calls) = (Tap::default(), Calls::default());
+    let http = http_builder(terms.protocol, limits, calls.clone());
+    let wire = TokioIo::new(Wire::new(stream, tap.clone()));
+    let mut connection = pin!(http.serve_connection(wire, service));
+
+    let mut seat = Some(seat);
+    let mut phase = Phase::Greeting;
+    let mut limit = pin!(sleep(limits.handshake_timeout));
+    loop {
+        select! {
+            biased;
+            ended = &mut connection => {
+                return ended.unwrap_or_else(|error| tracing::debug!(%peer, error, "connection ended"));
+            }
+            () = tap.greeted(), if phase == Phase::Greeting => {
+                phase = Phase::Serving;
+                limit.set(sleep(max_age));
+            }
+            _ = &mut told_to_leave, if !phase.is_shutdown() => {
+                phase = Phase::Announced(Cause::Shutdown);
+                tap.announce_leaving();
+                limit.set(sleep(limits.goaway_notice));
+            }
+            () = &mut limit => match phase {
+                Phase::Greeting => return counters.handshake_timeouts.increment(),
+                Phase::Serving => {
+                    phase = Phase::Announced(Cause::Age);
+                    counters.aged.increment();
+                    drop(seat.take()); // the client's next connection takes it
+                    tap.announce_leaving();
+                    limit.set(sleep(limits.goaway_notice));
+                }
+                Phase::Announced(cause) => {
+                    phase = Phase::Leaving(cause);
+                    connection.as_mut().graceful_shutdown();
+                    limit.set(sleep(cause.patience(limits)));
+                }
+                Phase::Leaving(Cause::Age) => return,
+                Phase::Leaving(Cause::Shutdown) if is_quiet(&tap, &calls) => return,
+                Phase::Leaving(Cause::Shutdown) => limit.set(sleep(limits.quiet_timeout)),
+            }
+        }
+    }
+}
+
+impl Phase {
+    fn is_shutdown(self) -> bool {
+        matches!(self, Self::Announced(Cause::Shutdown) | Self::Leaving(Cause::Shutdown))
+    }
+}
+
+impl Cause {
+    fn patience(self, limits: &Limits) -> Duration {
+        match self {
+            Self::Age => limits.max_age_grace,
+            Self::Shutdown => limits.quiet_timeout,
+        }
+    }
+}
+
+/// Whether nothing is in flight. HTTP/1 closes by itself then, and its calls are not counted.
+fn is_quiet(tap: &Tap, calls: &Calls) -> bool {
+    tap.version() != Some(Version::HTTP_11) && calls.0.get() == 0
+}
+
+fn http_builder(protocol: Protocol, limits: &Limits, calls: Calls) -> Builder<Calls> {
+    let mut builder = Builder::new(calls);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.http1_idle_timeout)
+        .max_buf_size(limits.max_header_bytes.max(8_192) as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_header_bytes)
+        .max_frame_size(limits.max_frame_bytes)
+        .max_pending_accept_reset_streams(limits.max_pending_reset_streams)
+        .max_local_error_reset_streams(limits.max_local_reset_streams);
+    match protocol {
+        Protocol::Http2 => builder.http2_only(),
+        Protocol::Auto => builder,
+    }
+}
+
+/// Runs the calls of an HTTP/2 connection as tasks on its thread, and counts those in flight: from
+/// the request's head to the last byte of the answer. A call that panics takes only itself along.
+#[derive(Clone, Default)]
+struct Calls(Gauge);
+
+impl<F> Executor<F> for Calls
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, call: F) {
+        let in_flight = self.0.enter();
+        tokio::spawn(call.map(move |_| drop(in_flight)));
+    }
+}

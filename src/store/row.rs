@@ -1,0 +1,349 @@
+//! Records as rows: what both databases hold of them, and back again.
+//!
+//! A row that makes no sense, or was written by a newer version, is told as [`StoreError::Corrupt`] and
+//! never guessed at.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::StoreError;
+use crate::account::{Account, AccountId, Labels};
+use crate::clock::Timestamp;
+use crate::key::{
+    Actor, DIGEST_ALGORITHM, KeyId, KeyRecord, RECORD_FORMAT, Revocation, RevokeReason,
+};
+use crate::policy::Policy;
+use crate::revision::Position;
+use crate::scope::ScopePattern;
+use crate::token::{Digest, Environment};
+
+/// A row of `keys`, as the database has it. The fields are its columns.
+pub(super) struct KeyRow {
+    pub(super) id: String,
+    pub(super) format: i64,
+    pub(super) version: i64,
+    pub(super) revision: PositionRow,
+    pub(super) account_id: String,
+    pub(super) display_name: String,
+    pub(super) environment: String,
+    pub(super) class: String,
+    pub(super) scopes: String,
+    pub(super) grantable_scopes: String,
+    pub(super) digest: Vec<u8>,
+    pub(super) digest_algorithm: String,
+    pub(super) hint: String,
+    pub(super) create_time: i64,
+    pub(super) update_time: i64,
+    pub(super) expire_time: Option<i64>,
+    pub(super) revoke_time: Option<i64>,
+    pub(super) revoke_reason: Option<String>,
+    pub(super) revoke_comment: Option<String>,
+    pub(super) disabled: bool,
+    pub(super) allowed_cidrs: String,
+    pub(super) labels: String,
+    pub(super) rotated_from: Option<String>,
+    pub(super) rotated_to: Option<String>,
+    pub(super) created_by: String,
+}
+
+/// A row of `accounts`.
+pub(super) struct AccountRow {
+    pub(super) id: String,
+    pub(super) format: i64,
+    pub(super) version: i64,
+    pub(super) revision: PositionRow,
+    pub(super) display_name: String,
+    pub(super) plan: String,
+    pub(super) suspended: bool,
+    pub(super) suspend_reason: String,
+    pub(super) labels: String,
+    pub(super) create_time: i64,
+    pub(super) update_time: i64,
+}
+
+/// The columns `epoch`, `n` and `tag`; the databases have no unsigned numbers, so the bits are kept.
+#[derive(Clone, Copy)]
+pub(super) struct PositionRow {
+    pub(super) epoch: i64,
+    pub(super) n: i64,
+    pub(super) tag: i64,
+}
+
+impl From<Position> for PositionRow {
+    fn from(Position { epoch, n, tag }: Position) -> Self {
+        Self { epoch: epoch.cast_signed(), n: n.cast_signed(), tag: tag.cast_signed() }
+    }
+}
+
+impl From<PositionRow> for Position {
+    fn from(PositionRow { epoch, n, tag }: PositionRow) -> Self {
+        Self { epoch: epoch.cast_unsigned(), n: n.cast_unsigned(), tag: tag.cast_unsigned() }
+    }
+}
+
+impl KeyRow {
+    /// The row of a record.
+    pub(super) fn of(record: &KeyRecord) -> Self {
+        let KeyRecord {
+            id,
+            account,
+            display_name,
+            environment,
+            scopes,
+            grantable_scopes,
+            digest,
+            hint,
+            create_time,
+            update_time,
+            expire_time,
+            revocation,
+            disabled,
+            allowed_cidrs,
+            labels,
+            rotated_from,
+            rotated_to,
+            created_by,
+            revision,
+            version,
+        } = record;
+        Self {
+            id: id.to_string(),
+            format: i64::from(RECORD_FORMAT),
+            version: version.cast_signed(),
+            revision: (*revision).into(),
+            account_id: account.to_string(),
+            display_name: display_name.clone(),
+            environment: environment.as_str().to_owned(),
+            class: record.class().as_str().to_owned(),
+            scopes: json(&names(scopes)),
+            grantable_scopes: json(&names(grantable_scopes)),
+            digest: digest.as_bytes().to_vec(),
+            digest_algorithm: DIGEST_ALGORITHM.to_owned(),
+            hint: hint.clone(),
+            create_time: create_time.micros(),
+            update_time: update_time.micros(),
+            expire_time: expire_time.map(Timestamp::micros),
+            revoke_time: revocation.as_ref().map(|revocation| revocation.time.micros()),
+            revoke_reason: revocation
+                .as_ref()
+                .map(|revocation| revocation.reason.as_str().to_owned()),
+            revoke_comment: revocation.as_ref().map(|revocation| revocation.comment.clone()),
+            disabled: *disabled,
+            allowed_cidrs: json(&allowed_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            labels: json(labels),
+            rotated_from: rotated_from.map(|id| id.to_string()),
+            rotated_to: rotated_to.map(|id| id.to_string()),
+            created_by: created_by.to_string(),
+        }
+    }
+
+    /// Its id and digest, as far as they can be told: what a row that makes no sense is known by.
+    pub(super) fn identity(&self) -> (Option<KeyId>, Option<Digest>) {
+        (KeyId::parse(&self.id), Digest::from_bytes(&self.digest))
+    }
+
+    /// The record of this row.
+    pub(super) fn into_record(self) -> Result<KeyRecord, StoreError> {
+        let row = Named { table: "keys", row: self.id.clone() };
+        let Self {
+            id,
+            format,
+            version,
+            revision,
+            account_id,
+            display_name,
+            environment,
+            class,
+            scopes,
+            grantable_scopes,
+            digest,
+            digest_algorithm,
+            hint,
+            create_time,
+            update_time,
+            expire_time,
+            revoke_time,
+            revoke_reason,
+            revoke_comment,
+            disabled,
+            allowed_cidrs,
+            labels,
+            rotated_from,
+            rotated_to,
+            created_by,
+        } = self;
+        row.check_format(format)?;
+        if digest_algorithm != DIGEST_ALGORITHM {
+            return Err(row.corrupt(format!("digest_algorithm is `{digest_algorithm}`")));
+        }
+        let record = KeyRecord {
+            id: row.need("id", KeyId::parse(&id))?,
+            account: row.need("account_id", AccountId::parse(&account_id))?,
+            display_name,
+            environment: row.need("environment", Environment::parse(&environment))?,
+            scopes: row.patterns("scopes", &scopes)?,
+            grantable_scopes: row.patterns("grantable_scopes", &grantable_scopes)?,
+            digest: row.need("digest", Digest::from_bytes(&digest))?,
+            hint,
+            create_time: Timestamp::from_micros(create_time),
+            update_time: Timestamp::from_micros(update_time),
+            expire_time: expire_time.map(Timestamp::from_micros),
+            revocation: row.revocation(revoke_time, revoke_reason, revoke_comment)?,
+            disabled,
+            allowed_cidrs: row
+                .json::<Vec<String>>("allowed_cidrs", &allowed_cidrs)?
+                .iter()
+                .map(|cidr| row.need("allowed_cidrs", cidr.parse().ok()))
+                .collect::<Result<_, _>>()?,
+            labels: row.json::<Labels>("labels", &labels)?,
+            rotated_from: row.key("rotated_from", rotated_from)?,
+            rotated_to: row.key("rotated_to", rotated_to)?,
+            created_by: row.need("created_by", Actor::parse(&created_by))?,
+            revision: revision.into(),
+            version: row.need("version", u64::try_from(version).ok())?,
+        };
+        if record.class().as_str() != class {
+            return Err(row.corrupt(format!("class is `{class}`, its scopes say otherwise")));
+        }
+        Ok(record)
+    }
+}
+
+impl AccountRow {
+    /// The row of a record.
+    pub(super) fn of(account: &Account) -> Self {
+        let Account {
+            id,
+            display_name,
+            plan,
+            suspended,
+            suspend_reason,
+            labels,
+            create_time,
+            update_time,
+            revision,
+            version,
+        } = account;
+        Self {
+            id: id.to_string(),
+            format: i64::from(RECORD_FORMAT),
+            version: version.cast_signed(),
+            revision: (*revision).into(),
+            display_name: display_name.clone(),
+            plan: plan.clone(),
+            suspended: *suspended,
+            suspend_reason: suspend_reason.clone(),
+            labels: json(labels),
+            create_time: create_time.micros(),
+            update_time: update_time.micros(),
+        }
+    }
+
+    /// The record of this row.
+    pub(super) fn into_record(self) -> Result<Account, StoreError> {
+        let row = Named { table: "accounts", row: self.id.clone() };
+        let Self {
+            id,
+            format,
+            version,
+            revision,
+            display_name,
+            plan,
+            suspended,
+            suspend_reason,
+            labels,
+            create_time,
+            update_time,
+        } = self;
+        row.check_format(format)?;
+        Ok(Account {
+            id: row.need("id", AccountId::parse(&id))?,
+            display_name,
+            plan,
+            suspended,
+            suspend_reason,
+            labels: row.json::<Labels>("labels", &labels)?,
+            create_time: Timestamp::from_micros(create_time),
+            update_time: Timestamp::from_micros(update_time),
+            revision: revision.into(),
+            version: row.need("version", u64::try_from(version).ok())?,
+        })
+    }
+}
+
+/// The policy of its row.
+pub(super) fn policy(format: i64, document: &str) -> Result<Policy, StoreError> {
+    let row = Named { table: "policy", row: "1".into() };
+    row.check_format(format)?;
+    row.json("document", document)
+}
+
+/// A value as the JSON text of a column.
+pub(super) fn json(value: &impl Serialize) -> String {
+    // Strings, lists and maps by string cannot fail to be written.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// Scopes by their names.
+pub(super) fn names(scopes: &[ScopePattern]) -> Vec<&str> {
+    scopes.iter().map(ScopePattern::as_str).collect()
+}
+
+/// A row by its table and key, for saying what is wrong with it.
+pub(super) struct Named {
+    pub(super) table: &'static str,
+    pub(super) row: String,
+}
+
+impl Named {
+    /// It makes no sense, and why.
+    pub(super) fn corrupt(&self, what: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { table: self.table, row: self.row.clone(), what: what.into() }
+    }
+
+    /// What was read of a column, which had to be readable.
+    pub(super) fn need<T>(&self, column: &str, value: Option<T>) -> Result<T, StoreError> {
+        value.ok_or_else(|| self.corrupt(format!("{column} makes no sense")))
+    }
+
+    fn check_format(&self, format: i64) -> Result<(), StoreError> {
+        if format == i64::from(RECORD_FORMAT) {
+            return Ok(());
+        }
+        Err(self.corrupt(format!(
+            "has format {format}, and this version knows {RECORD_FORMAT} only: a newer one wrote it"
+        )))
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &str, text: &str) -> Result<T, StoreError> {
+        serde_json::from_str(text).map_err(|error| self.corrupt(format!("{column}: {error}")))
+    }
+
+    fn patterns(&self, column: &str, text: &str) -> Result<Vec<ScopePattern>, StoreError> {
+        self.json::<Vec<String>>(column, text)?
+            .iter()
+            .map(|name| self.need(column, ScopePattern::parse(name).ok()))
+            .collect()
+    }
+
+    fn key(&self, column: &str, id: Option<String>) -> Result<Option<KeyId>, StoreError> {
+        id.map(|id| self.need(column, KeyId::parse(&id))).transpose()
+    }
+
+    fn revocation(
+        &self,
+        time: Option<i64>,
+        reason: Option<String>,
+        comment: Option<String>,
+    ) -> Result<Option<Revocation>, StoreError> {
+        match (time, reason, comment) {
+            (None, None, None) => Ok(None),
+            (Some(time), Some(reason), Some(comment)) => Ok(Some(Revocation {
+                time: Timestamp::from_micros(time),
+                reason: self.need("revoke_reason", RevokeReason::parse(&reason))?,
+                comment,
+            })),
+            _ => Err(self.corrupt("is revoked by half")),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Opening the file: its lock, its state of health, its schema. Whatever is wrong is said in words that
+//! name the file and what to do.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Row as _, SqlSafeStr as _};
+
+use super::failure::{DAMAGED, unusable};
+use crate::key::RECORD_FORMAT;
+use crate::store::StoreError;
+
+/// 3.51.3 is the first version without the bug by which a WAL that is reset while it is written to
+/// loses commits: <https://sqlite.org/wal.html#walresetbug>.
+const LEAST_VERSION: [u32; 3] = [3, 51, 3];
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const STATEMENTS_MAX: usize = 128;
+/// The WAL is cut back to this when it has been written into the database.
+const WAL_BYTES_KEPT: &str = "67108864";
+/// Only its owner may read the database: it holds whom keys belong to.
+const FILE_MODE: u32 = 0o600;
+
+/// The schema, step by step. A step that was released is never edited.
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "init", include_str!("../migrations/sqlite/0001_init.sql"))];
+
+/// A database that was found fit for use.
+pub(super) struct Opened {
+    /// The one connection that writes.
+    pub(super) writer: SqliteConnection,
+    /// How to open it again.
+    pub(super) writing: SqliteConnectOptions,
+    /// How to open one that only reads.
+    pub(super) reading: SqliteConnectOptions,
+    /// Held for as long as the database is in use.
+    pub(super) lock: File,
+}
+
+/// Opens the database of this path, makes it when it is not there, and brings its schema up to date.
+pub(super) async fn open(path: &str) -> Result<Opened, StoreError> {
+    if path.is_empty() || path.contains(":memory:") {
+        return Err(StoreError::Unusable(format!(
+            "store.url `sqlite://{path}`: must name a file, as in `sqlite://latchkey.db`; keys are not \
+             kept in memory only"
+        )));
+    }
+    let path = PathBuf::from(path);
+    let lock = take_lock(&path)?;
+    create_file(&path)?;
+    let writing = writing(&path);
+    let say = |error: sqlx::Error| unusable(&path, &error);
+    let mut writer = writing.connect().await.map_err(say)?;
+    check_version(&text(&mut writer, "SELECT sqlite_version()").await.map_err(say)?)?;
+    check_modes(&mut writer, &path).await?;
+    check_health(&mut writer, &path).await?;
+    check_owner(&mut writer, &path).await?;
+    migrate(&mut writer, &path).await?;
+    check_format(&mut writer, &path).await?;
+    Ok(Opened { writer, writing, reading: reading(&path), lock })
+}
+
+/// A lock beside the database, so that two processes never write to it: each would answer from a cache
+/// that does not know of the other's changes.
+fn take_lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(FILE_MODE)
+        .open(&name)
+        .map_err(|error| unusable_file(&name, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Unusable(format!(
+            "the database `{}` is in use: another latchkey holds the lock `{}`. Stop that process \
+             first (`fuser {}` tells which), or give this one another `store.url`",
+            path.display(),
+            name.display(),
+            name.display(),
+        ))),
+        Err(TryLockError::Error(error)) => Err(unusable_file(&name, &error)),
+    }
+}
+
+/// SQLite gives the files beside the database the same mode as the database.
+fn create_file(path: &Path) -> Result<(), StoreError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(FILE_MODE)
+        .open(path)
+        .map(drop)
+        .map_err(|error| unusable_file(path, &error))
+}
+
+fn unusable_file(path: &Path, error: &io::Error) -> StoreError {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).display();
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => format!("make the folder first: `mkdir -p {folder}`"),
+        io::ErrorKind::PermissionDenied => {
+            format!("give this user the right to write the file and its folder `{folder}`")
+        }
+        io::ErrorKind::NotADirectory => format!("`{folder}` is not a folder; name another path"),
+        io::ErrorKind::IsADirectory => "it is a folder; name a file in it".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("`{folder}` cannot be written; mount it for writing, or name another path")
+        }
+        io::ErrorKind::StorageFull => "the disk is full; make room and start again".to_owned(),
+        _ => "see the cause".to_owned(),
+    };
+    StoreError::Unusable(format!("cannot open `{}`: {remedy} ({error})", path.display()))
+}
+
+fn common(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .statement_cache_capacity(STATEMENTS_MAX)
+        // A file mapped into memory turns a failing disk into a killed process.
+        .pragma("mmap_size", "0")
+        .pragma("cell_size_check", "ON")
+        .pragma("trusted_schema", "OFF")
+        .disable_statement_logging()
+}
+
+fn writing(path: &Path) -> SqliteConnectOptions {
+    common(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", WAL_BYTES_KEPT)
+}
+
+/// Such a connection never writes a checkpoint: two at once is what the bug of old versions needs.
+fn reading(path: &Path) -> SqliteConnectOptions {
+    common(path).read_only(true)
+}
+
+fn check_version(version: &str) -> Result<(), StoreError> {
+    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+    let version_of = [(); 3].map(|()| numbers.next().unwrap_or(0));
+    if version_of >= LEAST_VERSION {
+        return Ok(());
+    }
+    let [major, minor, patch] = LEAST_VERSION;
+    Err(StoreError::Unusable(format!(
+        "SQLite {version} can lose commits when its log is reset; build latchkey with {major}.{minor}.\
+         {patch} or newer"
+    )))
+}
+
+async fn check_modes(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    for (pragma, wanted) in [("PRAGMA journal_mode", "wal"), ("PRAGMA synchronous", "2")] {
+        let found = text(connection, pragma).await.map_err(|error| unusable(path, &error))?;
+        if found != wanted {
+            return Err(StoreError::Unusable(format!(
+                "the database `{}`: {pragma} is `{found}` and must be `{wanted}`; put the file on a \
+                 local disk, not on a network file system",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn check_health(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let found =
+        text(connection, "PRAGMA quick_check(1)").await.map_err(|error| unusable(path, &error))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!("the database `{}`: {DAMAGED} ({found})", path.display())))
+}
+
+/// A file with tables of another program is left alone.
+async fn check_owner(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let tables = "SELECT CAST(count(*) AS TEXT) FROM sqlite_schema";
+    let ours = "SELECT CAST(count(*) AS TEXT) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+    let say = |error: sqlx::Error| unusable(path, &error);
+    if text(connection, tables).await.map_err(say)? == "0"
+        || text(connection, ours).await.map_err(say)? == "1"
+    {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "the database `{}` belongs to another program; name another file",
+        path.display()
+    )))
+}
+
+async fn migrate<C: Migrate>(connection: &mut C, path: &Path) -> Result<(), StoreError> {
+    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let migrator = Migrator::with_migrations(migrations.into());
+    migrator.run_direct(None, connection, false).await.map_err(|error| {
+        let path = path.display();
+        StoreError::Unusable(match error {
+            MigrateError::VersionMissing(version) => format!(
+                "the database `{path}` was written by a newer latchkey (its schema is {version}, this \
+                 one knows {}); start that version or a newer one",
+                MIGRATIONS.len()
+            ),
+            MigrateError::VersionMismatch(version) => format!(
+                "the database `{path}`: step {version} of its schema is not the one that was released; \
+                 start the version that wrote it"
+            ),
+            other => format!("the database `{path}`: its schema cannot be brought up to date ({other})"),
+        })
+    })
+}
+
+async fn check_format(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let least = text(connection, "SELECT CAST(least_format AS TEXT) FROM feed")
+        .await
+        .map_err(|error| unusable(path, &error))?;
+    if least.parse().is_ok_and(|least: u32| least <= RECORD_FORMAT) {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "the database `{}` holds records of format {least}, and this latchkey knows {RECORD_FORMAT}; \
+         start a newer version",
+        path.display()
+    )))
+}
+
+/// The first column of the one row of a query, as text.
+async fn text(
+    connection: &mut SqliteConnection,
+    query: &'static str,
+) -> Result<String, sqlx::Error> {
+    let row = sqlx::query(query).fetch_one(connection).await?;
+    row.try_get_unchecked::<String, _>(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_with_the_wal_reset_bug_is_refused() {
+        for bad in ["3.51.2", "3.7.0", "2.99.99", "3", "what"] {
+            assert!(check_version(bad).is_err(), "{bad}");
+        }
+        for good in ["3.51.3", "3.52.0", "4.0.0"] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+    }
+}

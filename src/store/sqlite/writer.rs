@@ -1,0 +1,388 @@
+//! The one writer: a task that owns the connection which writes, commits and checkpoints.
+//!
+//! It takes what is queued, gives each mutation a savepoint of its own, and commits them together: one
+//! sync of the disk for all who wait. Nothing is answered before that commit.
+
+use std::fs::File;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::failure::{failed, is_io_error};
+use super::rows::{SqliteRows, get, no_feed};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::store::door;
+use crate::store::{Done, Mutation, StoreError};
+
+/// How many jobs one commit takes at most.
+const BATCH_MAX: usize = 64;
+
+/// What comes of a mutation.
+pub(super) type Outcome = Result<Result<Done, Error>, StoreError>;
+
+/// Something to be written, and who waits for it. A waiter that went away changes nothing.
+pub(super) enum Job {
+    Mutate(Box<Mutation>, oneshot::Sender<Outcome>),
+    KeepTime(Timestamp, oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// The state of the writer.
+pub(super) struct Writer {
+    /// `None` after a failure, which leaves it in doubt; it is opened anew for the next batch.
+    connection: Option<SqliteConnection>,
+    options: SqliteConnectOptions,
+    commits: watch::Sender<u64>,
+    /// Let go of when the last job is done and the files are closed.
+    lock: File,
+}
+
+/// A job that was done, its answer held back until the commit.
+enum Finished {
+    Mutation(oneshot::Sender<Outcome>, Box<Outcome>),
+    Time(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// What is known of a commit.
+enum Commit {
+    Made,
+    NotMade(StoreError),
+    Unknown(sqlx::Error),
+}
+
+/// The number and tag of the last change, as the feed has them.
+type Tip = (i64, i64);
+
+impl Writer {
+    pub(super) const fn new(
+        connection: SqliteConnection,
+        options: SqliteConnectOptions,
+        commits: watch::Sender<u64>,
+        lock: File,
+    ) -> Self {
+        Self { connection: Some(connection), options, commits, lock }
+    }
+
+    /// Works until nobody can send jobs any more, and all are done.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while jobs.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            self.carry_out(&mut batch).await;
+        }
+        self.end().await;
+    }
+
+    async fn carry_out(&mut self, batch: &mut Vec<Job>) {
+        let mut connection = match self.take_connection().await {
+            Ok(connection) => connection,
+            Err(error) => return refuse(batch, &error),
+        };
+        let mut finished = Vec::with_capacity(batch.len());
+        let commit = match write(&mut connection, batch, &mut finished).await {
+            Ok(()) => commit(&mut connection, last_change(&finished)).await,
+            Err(error) => abandon(&mut connection, error).await,
+        };
+        match commit {
+            Commit::Made => {
+                self.connection = Some(connection);
+                if let Some((n, _)) = last_change(&finished) {
+                    self.commits.send_replace(n.cast_unsigned());
+                }
+                finished.into_iter().for_each(answer);
+            }
+            Commit::NotMade(error) => {
+                for job in finished {
+                    answer_failure(job, unchanged(&error));
+                }
+                refuse(batch, &error);
+            }
+            Commit::Unknown(error) => {
+                let told = error.to_string();
+                for job in finished {
+                    answer_failure(job, StoreError::OutcomeUnknown(told.clone().into()));
+                }
+            }
+        }
+    }
+
+    async fn take_connection(&mut self) -> Result<SqliteConnection, StoreError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => self.options.connect().await.map_err(failed),
+        }
+    }
+
+    /// The log is written into the database, so that what is left is one file.
+    async fn end(self) {
+        let Self { connection, options: _, commits: _, lock } = self;
+        if let Some(mut connection) = connection {
+            if let Err(error) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await {
+                tracing::warn!(%error, "the log was left beside the database; nothing is lost");
+            }
+            if let Err(error) = connection.close().await {
+                tracing::warn!(%error, "the database was not closed in order; nothing is lost");
+            }
+        }
+        drop(lock);
+    }
+}
+
+/// Does the jobs in one transaction that is left open. An error says that the transaction is in doubt;
+/// jobs that were not begun are left in `batch`.
+async fn write(
+    connection: &mut SqliteConnection,
+    batch: &mut Vec<Job>,
+    finished: &mut Vec<Finished>,
+) -> Result<(), sqlx::Error> {
+    connection.execute("BEGIN IMMEDIATE").await?;
+    // From the last to the first would reorder what was sent in order.
+    batch.reverse();
+    while let Some(job) = batch.pop() {
+        match job {
+            Job::Mutate(mutation, waiter) => {
+                let outcome = mutate(connection, &mutation).await;
+                let (outcome, doubt) = match outcome {
+                    Ok(outcome) => (outcome, None),
+                    Err((outcome, doubt)) => (outcome, Some(doubt)),
+                };
+                finished.push(Finished::Mutation(waiter, Box::new(outcome)));
+                if let Some(doubt) = doubt {
+                    return Err(doubt);
+                }
+            }
+            Job::KeepTime(now, waiter) => {
+                finished.push(Finished::Time(waiter));
+                sqlx::query("UPDATE feed SET kept_time = max(kept_time, ?1)")
+                    .bind(now.micros())
+                    .execute(&mut *connection)
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One mutation in a savepoint. The error beside an outcome says that the savepoint could not be undone.
+async fn mutate(
+    connection: &mut SqliteConnection,
+    mutation: &Mutation,
+) -> Result<Outcome, (Outcome, sqlx::Error)> {
+    if let Err(error) = connection.execute("SAVEPOINT mutation").await {
+        let doubt = sqlx::Error::Protocol(error.to_string());
+        return Err((Err(failed(error)), doubt));
+    }
+    let outcome = door::pass(&mut SqliteRows { connection }, mutation).await;
+    let end = match &outcome {
+        Ok(Ok(_)) => "RELEASE mutation",
+        Ok(Err(_)) | Err(_) => "ROLLBACK TO mutation; RELEASE mutation",
+    };
+    match connection.execute(end).await {
+        Ok(_) => Ok(outcome),
+        // SQLite ends the whole transaction by itself after some failures, the savepoint with it.
+        Err(doubt) => Err((outcome, doubt)),
+    }
+}
+
+/// Commits. When that fails, what was committed is read back before anything is said.
+async fn commit(connection: &mut SqliteConnection, last: Option<Tip>) -> Commit {
+    let Err(error) = connection.execute("COMMIT").await else { return Commit::Made };
+    tracing::error!(%error, "a commit failed");
+    roll_back(connection).await;
+    match (read_tip(connection).await, last) {
+        (Ok(tip), Some(last)) if tip == last => Commit::Made,
+        (Ok(_), _) if !is_io_error(&error) => Commit::NotMade(failed(error)),
+        // The disk may hold the commit all the same, and bring it back after a crash. Another commit
+        // in its place makes sure that it does not.
+        (Ok(_), _) => match connection.execute("UPDATE feed SET kept_time = kept_time").await {
+            Ok(_) => Commit::NotMade(failed(error)),
+            Err(_) => Commit::Unknown(error),
+        },
+        (Err(_), _) => Commit::Unknown(error),
+    }
+}
+
+/// Gives up a transaction that is in doubt: without a commit there is nothing that could stay.
+async fn abandon(connection: &mut SqliteConnection, error: sqlx::Error) -> Commit {
+    tracing::error!(%error, "a transaction failed");
+    roll_back(connection).await;
+    Commit::NotMade(failed(error))
+}
+
+/// SQLite may have rolled back by itself already, and then says that there is nothing to roll back.
+async fn roll_back(connection: &mut SqliteConnection) {
+    if let Err(error) = connection.execute("ROLLBACK").await {
+        tracing::debug!(%error, "nothing was left to roll back");
+    }
+}
+
+async fn read_tip(connection: &mut SqliteConnection) -> Result<Tip, StoreError> {
+    let row = sqlx::query("SELECT n, tag FROM feed").fetch_optional(connection).await;
+    let row = row.map_err(failed)?.ok_or_else(no_feed)?;
+    Ok((get(&row, 0)?, get(&row, 1)?))
+}
+
+fn last_change(finished: &[Finished]) -> Option<Tip> {
+    finished.iter().rev().find_map(|job| match job {
+        Finished::Mutation(_, outcome) => {
+            let position = outcome.as_ref().as_ref().ok()?.as_ref().ok()?.position?;
+            Some((position.n.cast_signed(), position.tag.cast_signed()))
+        }
+        Finished::Time(_) => None,
+    })
+}
+
+fn answer(job: Finished) {
+    // Who went away is not told.
+    match job {
+        Finished::Mutation(waiter, outcome) => drop(waiter.send(*outcome)),
+        Finished::Time(waiter) => drop(waiter.send(Ok(()))),
+    }
+}
+
+fn answer_failure(job: Finished, error: StoreError) {
+    match job {
+        Finished::Mutation(waiter, _) => drop(waiter.send(Err(error))),
+        Finished::Time(waiter) => drop(waiter.send(Err(error))),
+    }
+}
+
+/// Answers jobs that were not begun.
+fn refuse(batch: &mut Vec<Job>, error: &StoreError) {
+    for job in batch.drain(..) {
+        match job {
+            Job::Mutate(_, waiter) => drop(waiter.send(Err(unchanged(error)))),
+            Job::KeepTime(_, waiter) => drop(waiter.send(Err(unchanged(error)))),
+        }
+    }
+}
+
+/// The same failure, told to another: nothing was changed.
+fn unchanged(error: &StoreError) -> StoreError {
+    StoreError::Unavailable(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::open::{Opened, open};
+    use super::*;
+    use crate::policy::Policy;
+    use crate::store::{Command, Maker, NewSecret};
+    use crate::token::Digest;
+
+    /// A database in a folder of its own.
+    async fn opened(name: &str) -> (std::path::PathBuf, Opened) {
+        let folder = std::env::temp_dir().join(format!("latchkey-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("latchkey.db");
+        let opened = open(file.to_str().unwrap()).await.unwrap();
+        (folder, opened)
+    }
+
+    fn mutation(number: u8, command: Command) -> Mutation {
+        Mutation {
+            maker: Maker::System("test"),
+            peer: String::new(),
+            now: Timestamp::from_micros(1),
+            seed: [number; 32],
+            command,
+        }
+    }
+
+    fn seed() -> Mutation {
+        let secret = NewSecret { digest: Digest::of(b"root"), hint: String::new() };
+        mutation(0, Command::Seed { policy: Policy::default(), secret })
+    }
+
+    fn reset(number: u8) -> Mutation {
+        let secret = NewSecret { digest: Digest::of(&[number]), hint: String::new() };
+        mutation(number, Command::ResetRoot { secret })
+    }
+
+    async fn outcome(writer: &mut Writer, mutation: Mutation) -> Outcome {
+        let (waiter, outcome) = oneshot::channel();
+        writer.carry_out(&mut vec![Job::Mutate(Box::new(mutation), waiter)]).await;
+        outcome.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_changes_and_works_again_when_there_is_room() {
+        let (folder, Opened { writer, writing, reading: _, lock }) = opened("full").await;
+        let (commits, _watched) = watch::channel(0);
+        let mut writer = Writer::new(writer, writing.clone(), commits, lock);
+        outcome(&mut writer, seed()).await.unwrap().unwrap();
+        // What SQLite does when it may not grow is what it does when the disk is full.
+        writer.options = writing.clone().pragma("max_page_count", "1");
+        writer.connection = None;
+        let mut refused = 0;
+        for number in 1..=200 {
+            match outcome(&mut writer, reset(number)).await {
+                Ok(done) => drop(done.unwrap()),
+                Err(StoreError::Unavailable(_)) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(refused > 0);
+        writer.options = writing;
+        writer.connection = None;
+        let before = read_tip(&mut writer.take_connection().await.unwrap()).await.unwrap();
+        let done = outcome(&mut writer, reset(201)).await.unwrap().unwrap();
+        assert!(done.position.unwrap().n.cast_signed() > before.0);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_failed_and_made_nothing_is_known_to_have_made_nothing() {
+        let (folder, Opened { writer: mut connection, lock: _lock, .. }) = opened("failed").await;
+        let before = read_tip(&mut connection).await.unwrap();
+        connection.execute("BEGIN IMMEDIATE; PRAGMA defer_foreign_keys = ON").await.unwrap();
+        connection.execute("UPDATE feed SET n = 1, tag = 7").await.unwrap();
+        // A request of an account that is not there: found at the commit.
+        connection
+            .execute(
+                "INSERT INTO requests (account_id, rpc, request_id, content, made_account_id, at) \
+                 VALUES ('nobody', '', '', zeroblob(32), 'nobody', 0)",
+            )
+            .await
+            .unwrap();
+        assert!(matches!(commit(&mut connection, Some((1, 7))).await, Commit::NotMade(_)));
+        assert_eq!(read_tip(&mut connection).await.unwrap(), before);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_failed_and_was_made_is_known_to_have_been_made() {
+        let (folder, Opened { writer: mut connection, lock: _lock, .. }) = opened("made").await;
+        connection.execute("BEGIN IMMEDIATE").await.unwrap();
+        connection.execute("UPDATE feed SET n = 1, tag = 7").await.unwrap();
+        connection.execute("COMMIT").await.unwrap();
+        // It fails because nothing is open, and finds what was committed before.
+        assert!(matches!(commit(&mut connection, Some((1, 7))).await, Commit::Made));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_job_that_fails_does_not_take_the_others_with_it() {
+        let (folder, Opened { writer, writing, reading: _, lock }) = opened("batch").await;
+        let (commits, watched) = watch::channel(0);
+        let mut writer = Writer::new(writer, writing, commits, lock);
+        let mutations = [seed(), reset(1), reset(1), reset(2)];
+        let mut batch = Vec::new();
+        let mut outcomes = Vec::new();
+        for mutation in mutations {
+            let (waiter, outcome) = oneshot::channel();
+            batch.push(Job::Mutate(Box::new(mutation), waiter));
+            outcomes.push(outcome);
+        }
+        writer.carry_out(&mut batch).await;
+        let mut is_done = Vec::new();
+        for outcome in outcomes {
+            is_done.push(outcome.await.unwrap().unwrap().is_ok());
+        }
+        // The third asks for a token that the second took.
+        assert_eq!(is_done, [true, true, false, true]);
+        let tip = read_tip(&mut writer.take_connection().await.unwrap()).await.unwrap();
+        assert_eq!(watched.borrow().cast_signed(), tip.0);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

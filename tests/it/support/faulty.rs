@@ -1,0 +1,126 @@
+//! A store that is the real one, save that reads of it can be held up or fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use latchkey::account::{Account, AccountId};
+use latchkey::clock::Timestamp;
+use latchkey::error::Error;
+use latchkey::key::{KeyId, KeyRecord};
+use latchkey::policy::Policy;
+use latchkey::revision::Position;
+use latchkey::store::{
+    AccountQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store, StoreError,
+};
+use latchkey::token::Digest;
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// The store, and what is done to its reads.
+pub(crate) struct FaultyStore {
+    inner: Arc<dyn Store>,
+    /// Reads take a permit *after* the store answered, so that what they bring is old by then.
+    gate: Semaphore,
+    held: AtomicBool,
+    /// How many reads wait at the gate, or waited.
+    pub(crate) reads_held: AtomicU64,
+    pub(crate) a_read_is_held: Notify,
+    /// Commits that shall end without saying whether they were made: they were.
+    pub(crate) forget_outcome: AtomicBool,
+    pub(crate) reads: AtomicU64,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            gate: Semaphore::new(0),
+            held: AtomicBool::new(false),
+            reads_held: AtomicU64::new(0),
+            a_read_is_held: Notify::new(),
+            forget_outcome: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+        })
+    }
+
+    /// From now on reads get their answer from the store and then stand still.
+    pub(crate) fn hold_reads(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Later reads pass; those that stand still stay until they are let go.
+    pub(crate) fn pass_reads(&self) {
+        self.held.store(false, Ordering::SeqCst);
+    }
+
+    /// Lets reads that stand still go on, with the answer that they got before.
+    pub(crate) fn let_go(&self) {
+        self.gate.add_permits(1_000_000);
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    async fn read(&self, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let batch = self.inner.read(ask).await;
+        if self.held.load(Ordering::SeqCst) {
+            self.reads_held.fetch_add(1, Ordering::SeqCst);
+            self.a_read_is_held.notify_one();
+            self.gate.acquire().await.unwrap().forget();
+        }
+        batch
+    }
+
+    async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
+        let done = self.inner.mutate(mutation).await;
+        if self.forget_outcome.load(Ordering::SeqCst) {
+            return Err(StoreError::OutcomeUnknown("the connection broke".into()));
+        }
+        done
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.inner.key(id).await
+    }
+
+    async fn key_by_digest(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
+        self.inner.key_by_digest(digest).await
+    }
+
+    async fn list_keys(&self, query: &KeyQuery) -> Result<Vec<KeyRecord>, StoreError> {
+        self.inner.list_keys(query).await
+    }
+
+    async fn account(
+        &self,
+        id: &AccountId,
+        now: Timestamp,
+    ) -> Result<Option<(Account, u32)>, StoreError> {
+        self.inner.account(id, now).await
+    }
+
+    async fn list_accounts(&self, query: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError> {
+        self.inner.list_accounts(query).await
+    }
+
+    async fn policy(&self) -> Result<(Policy, Position), StoreError> {
+        self.inner.policy().await
+    }
+
+    async fn keep_time(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.inner.keep_time(now).await
+    }
+
+    async fn kept_time(&self) -> Result<Timestamp, StoreError> {
+        self.inner.kept_time().await
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.inner.commits()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

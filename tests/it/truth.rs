@@ -1,0 +1,292 @@
+//! One truth: the cache follows the store through the one reader, and nothing else changes it.
+//!
+//! These run the parts of the program in this process, over the real store, so that a read can be held
+//! up between the store's answer and its use.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use latchkey::account::{AccountId, NewAccount};
+use latchkey::app::Node;
+use latchkey::authorizer::{Credential, Question, Required};
+use latchkey::clock::{Entropy, Timestamp};
+use latchkey::decision::Denial;
+use latchkey::error::{Error, Reason};
+use latchkey::key::{Expiry, KeyChange, KeyId, NewKey, RevokeReason};
+use latchkey::machine::{self, MachineEntropy};
+use latchkey::policy::Policy;
+use latchkey::scope::ScopePattern;
+use latchkey::store::{self, Command, KeyTarget, Maker, Mutation, NewSecret, Store};
+use latchkey::token::{Environment, Prefix, Token};
+
+use crate::support::{FaultyStore, Folder};
+
+/// A node over the real store, with a hand on its reads.
+struct Rig {
+    node: Node,
+    store: Arc<FaultyStore>,
+    reader: tokio::task::JoinHandle<()>,
+    folder: Folder,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Rig {
+    async fn with_room_for(keys_max: usize) -> Self {
+        let folder = Folder::new();
+        let url = format!("sqlite://{}/latchkey.db", folder.path().display());
+        let inner = store::open(&url).await.unwrap();
+        let store = FaultyStore::new(inner);
+        let as_store: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
+        let clock = machine::clock(Timestamp::EPOCH);
+        let prefix = Prefix::parse("hm").unwrap();
+        let node = Node::wire(&as_store, clock, Arc::new(MachineEntropy), &prefix, keys_max);
+        let (_, secret) = node.keyring.new_token(Environment::Live);
+        let rig_seed = Command::Seed { policy: Policy::default(), secret };
+        mutate(&*store, rig_seed).await;
+        let account = NewAccount {
+            id: AccountId::parse("a"),
+            display_name: String::new(),
+            plan: "enterprise".into(),
+            labels: BTreeMap::new(),
+        };
+        let demo = Command::SeedDemo { account, keys: Vec::new(), policy: None };
+        mutate(&*store, demo).await;
+        let feed = node.feed.clone();
+        let reader = tokio::spawn(async move { feed.run().await });
+        node.feed.show(None).await.unwrap();
+        Self { node, store, reader, folder }
+    }
+
+    /// Makes a key by the store alone, past the keyring of this node.
+    async fn key(&self) -> (KeyId, Token) {
+        let (token, secret) = self.node.keyring.new_token(Environment::Live);
+        (create(&*self.store, secret).await, token)
+    }
+
+    async fn ask(&self, token: &Token) -> Result<Option<Denial>, Error> {
+        self.ask_with(token, Required::Scope("memory:read")).await
+    }
+
+    async fn ask_with(&self, token: &Token, required: Required<'_>) -> Result<Option<Denial>, Error> {
+        let question = Question {
+            credential: Credential::Token(token.expose().as_bytes()),
+            required,
+            client_address: None,
+            environment: None,
+            cost: None,
+            min_revision: None,
+        };
+        self.node.authorizer.authorize(&question).await.map(|decision| decision.denial)
+    }
+
+    /// Waits until a read has its answer from the store and stands still.
+    async fn a_held_read(&self) {
+        let held = self.store.a_read_is_held.notified();
+        tokio::time::timeout(Duration::from_secs(10), held).await.expect("a read is sent");
+    }
+
+    async fn revoke(&self, id: KeyId) {
+        let keyring = &self.node.keyring;
+        keyring.mutate_as_system("test", revocation(id)).await.unwrap();
+    }
+}
+
+async fn create(store: &dyn Store, secret: NewSecret) -> KeyId {
+    let new = NewKey {
+        account: AccountId::parse("a").unwrap(),
+        display_name: "k".into(),
+        environment: Environment::Live,
+        scopes: vec![ScopePattern::parse("memory:read").unwrap()],
+        grantable_scopes: Vec::new(),
+        expiry: Expiry::Never,
+        allowed_cidrs: Vec::new(),
+        labels: BTreeMap::new(),
+    };
+    mutate(store, Command::CreateKey { new, secret, request: None }).await.unwrap()
+}
+
+fn revocation(id: KeyId) -> Command {
+    Command::RevokeKey {
+        target: KeyTarget::Id(id),
+        reason: RevokeReason::Compromised,
+        comment: String::new(),
+        with_created: false,
+    }
+}
+
+/// A change by another handle on the store: no keyring, no cache knows of it.
+async fn mutate(store: &dyn Store, command: Command) -> Option<KeyId> {
+    let mut seed = [0; 32];
+    MachineEntropy.fill(&mut seed);
+    let now = machine::wall_clock();
+    let maker = Maker::System("test");
+    let mutation = Mutation { maker, peer: String::new(), now, seed, command };
+    let done = store.mutate(mutation).await.unwrap().unwrap();
+    done.keys.first().map(|key| key.id)
+}
+
+async fn until<T: PartialEq + std::fmt::Debug>(wanted: T, mut ask: impl AsyncFnMut() -> T) {
+    let reached = tokio::time::timeout(Duration::from_secs(10), async {
+        while ask().await != wanted {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    reached.await.unwrap_or_else(|_| panic!("never {wanted:?}"));
+}
+
+#[tokio::test]
+async fn a_change_by_another_handle_on_the_store_takes_effect() {
+    let rig = Rig::with_room_for(100).await;
+    let (id, token) = rig.key().await;
+    until(Some(None), async || rig.ask(&token).await.ok()).await;
+    mutate(&*rig.store, revocation(id)).await;
+    until(Some(Some(Denial::KeyRevoked)), async || rig.ask(&token).await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_read_that_was_given_up_brings_nothing_when_it_ends_late() {
+    // Room for one key, so that the others are read when they are asked for.
+    let rig = Rig::with_room_for(1).await;
+    let (id, token) = rig.key().await;
+    rig.key().await;
+    until(Some(None), async || rig.ask(&token).await.ok()).await;
+    rig.key().await;
+    rig.node.feed.show(None).await.unwrap();
+
+    // This read sees the key as it is before its revocation, and is given up.
+    rig.store.hold_reads();
+    assert!(rig.ask(&token).await.is_err(), "the read does not come in time");
+    until(1, async || rig.node.feed.reads_given_up().min(1)).await;
+    rig.store.pass_reads();
+    rig.revoke(id).await;
+    assert_eq!(rig.ask(&token).await.unwrap(), Some(Denial::KeyRevoked));
+
+    rig.store.let_go();
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+        assert_eq!(rig.ask(&token).await.unwrap(), Some(Denial::KeyRevoked));
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mutation_is_answered_only_after_a_read_sent_after_its_commit() {
+    let rig = Rig::with_room_for(100).await;
+    let (id, token) = rig.key().await;
+    until(Some(None), async || rig.ask(&token).await.ok()).await;
+    rig.store.hold_reads();
+    let keyring = rig.node.keyring.clone();
+    let mut revoking =
+        tokio::spawn(async move { keyring.mutate_as_system("test", revocation(id)).await });
+    rig.a_held_read().await;
+    // The commit is durable and its read is on its way: the key still works here, so nobody may be
+    // told that it does not.
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut revoking).await.is_err());
+    rig.store.pass_reads();
+    rig.store.let_go();
+    revoking.await.unwrap().unwrap();
+    assert_eq!(rig.ask(&token).await.unwrap(), Some(Denial::KeyRevoked));
+}
+
+#[tokio::test]
+async fn after_an_unknown_outcome_nothing_of_the_subject_is_used_until_it_was_read_again() {
+    let rig = Rig::with_room_for(100).await;
+    let (id, token) = rig.key().await;
+    let (_, other) = rig.key().await;
+    until(Some(None), async || rig.ask(&token).await.ok()).await;
+    until(Some(None), async || rig.ask(&other).await.ok()).await;
+    rig.store.hold_reads();
+    rig.store.forget_outcome.store(true, Ordering::SeqCst);
+    let told = rig.node.keyring.mutate_as_system("test", revocation(id)).await.unwrap_err();
+    assert_eq!(told.reason, Reason::OutcomeUnknown);
+    assert!(rig.ask(&token).await.is_err(), "it may be revoked");
+    assert_eq!(rig.ask(&other).await.unwrap(), None);
+    rig.store.forget_outcome.store(false, Ordering::SeqCst);
+    rig.store.pass_reads();
+    rig.store.let_go();
+    until(Some(Some(Denial::KeyRevoked)), async || rig.ask(&token).await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_store_whose_order_was_tampered_with_is_refused() {
+    for tamper in [
+        // The tag of the last applied change is another: the store went back, and forward another way.
+        "UPDATE changes SET tag = tag + 1 WHERE n = (SELECT max(n) FROM changes)",
+        // A change is gone.
+        "DELETE FROM changes WHERE n = (SELECT max(n) FROM changes)",
+    ] {
+        let rig = Rig::with_room_for(100).await;
+        let (_, token) = rig.key().await;
+        until(Some(None), async || rig.ask(&token).await.ok()).await;
+        rig.node.feed.show(None).await.unwrap();
+        let database = rig.folder.path().join("latchkey.db");
+        let done = std::process::Command::new("sqlite3").arg(database).arg(tamper).status().unwrap();
+        assert!(done.success());
+        let asked = rig.node.feed.clone();
+        tokio::spawn(async move { asked.show(None).await });
+        until(true, async || rig.node.feed.fences() > 0).await;
+        assert!(rig.ask(&token).await.is_err(), "nothing is allowed after: {tamper}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_a_cache_too_small_is_read_when_it_is_asked_for() {
+    let rig = Rig::with_room_for(2).await;
+    let mut tokens = Vec::new();
+    for _ in 0..10 {
+        tokens.push(rig.key().await.1);
+    }
+    for token in tokens.iter().chain(&tokens) {
+        until(Some(None), async || rig.ask(token).await.ok()).await;
+    }
+    let (unknown, _) = rig.node.keyring.new_token(Environment::Live);
+    assert_eq!(rig.ask(&unknown).await.unwrap(), Some(Denial::UnknownKey));
+}
+
+#[tokio::test]
+async fn an_unknown_key_costs_the_store_nothing_while_every_key_is_held() {
+    let rig = Rig::with_room_for(100).await;
+    rig.key().await;
+    until(true, async || rig.node.cache.is_complete()).await;
+    rig.node.feed.show(None).await.unwrap();
+    let before = rig.store.reads.load(Ordering::SeqCst);
+    for _ in 0..1_000 {
+        let (unknown, _) = rig.node.keyring.new_token(Environment::Live);
+        assert_eq!(rig.ask(&unknown).await.unwrap(), Some(Denial::UnknownKey));
+    }
+    assert_eq!(rig.store.reads.load(Ordering::SeqCst), before);
+}
+
+#[tokio::test]
+async fn a_new_policy_counts_from_the_moment_it_is_answered() {
+    let rig = Rig::with_room_for(100).await;
+    let (id, token) = rig.key().await;
+    until(Some(None), async || rig.ask(&token).await.ok()).await;
+    let asked = rig.ask_with(&token, Required::Scope("orders:read")).await.unwrap_err();
+    assert_eq!(asked.reason, Reason::InvalidField);
+    let mut policy = Policy::default();
+    policy.scopes.push(latchkey::policy::ScopeDefinition {
+        name: "orders:read".into(),
+        description: String::new(),
+        implies: Vec::new(),
+        strict: false,
+        cost: 1,
+    });
+    let apply =
+        Command::ApplyPolicy { policy, expected: None, is_dry_run: false, allow_orphans: false };
+    rig.node.keyring.mutate_as_system("test", apply).await.unwrap();
+    let orders = Required::Scope("orders:read");
+    assert_eq!(rig.ask_with(&token, orders).await.unwrap(), Some(Denial::InsufficientScope));
+    let scopes = Some(vec![ScopePattern::parse("orders:*").unwrap()]);
+    let change = KeyChange { scopes, ..KeyChange::default() };
+    let update = Command::UpdateKey { id, change, expected: None };
+    rig.node.keyring.mutate_as_system("test", update).await.unwrap();
+    assert_eq!(rig.ask_with(&token, orders).await.unwrap(), None);
+}
