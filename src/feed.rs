@@ -18,6 +18,8 @@ use crate::token::Digest;
 
 /// How long a read may take.
 pub const READ_TIME_MAX: Duration = Duration::from_millis(250);
+/// How long the first read may take: it brings the whole window of recent changes.
+const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(10);
 /// How many digests one read looks up.
 const GATHERED_MAX: usize = 256;
 /// How many digests may be waited for.
@@ -173,7 +175,8 @@ impl SharedFeed {
     async fn read_once(&self) -> Result<(), Duration> {
         let gathered = self.gather();
         let ask = self.cache.begin_read(gathered.wanted.keys().copied().collect());
-        let read = tokio::time::timeout(READ_TIME_MAX, self.store.read(&ask)).await;
+        let time_max = if ask.after.is_some() { READ_TIME_MAX } else { FIRST_READ_TIME_MAX };
+        let read = tokio::time::timeout(time_max, self.store.read(&ask)).await;
         let batch = match read {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) => {

@@ -157,7 +157,8 @@ pub struct PageAsk {
 pub struct ReadBatch {
     /// The position as of which all of this is true. When `is_behind`, that of the last change brought.
     pub position: Position,
-    /// Whether there are more changes than one read brings; then it brings nothing but changes.
+    /// Whether there are more changes than one read brings; then it brings changes with their records, and
+    /// neither what was wanted nor a page.
     pub is_behind: bool,
     /// What stands in the store at the number that was asked after; `None` when nothing does.
     pub found: Option<Position>,

@@ -211,7 +211,7 @@ mod tests {
     fn a_span_that_is_negative_or_not_normalised_is_refused() {
         let is_fine = |seconds, nanos| {
             let given = prost_types::Duration { seconds, nanos };
-            faults(|violations| drop(span(violations, "f", given, |_| true, "bad"))).is_empty()
+            faults(|violations| _ = span(violations, "f", given, |_| true, "bad")).is_empty()
         };
         assert!(is_fine(0, 0) && is_fine(5, 999_999_999));
         assert!(!is_fine(-1, 0) && !is_fine(0, -1) && !is_fine(1, 1_000_000_000));
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(page_size(&mut violations, 7), 7);
         assert_eq!(page_size(&mut violations, i32::MAX), 1_000);
         assert!(violations.finish().is_ok());
-        assert!(faults(|violations| drop(page_size(violations, -1))).starts_with("page_size:"));
+        assert!(faults(|violations| _ = page_size(violations, -1)).starts_with("page_size:"));
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(read("C0FFEE0012344ABC8DEF0123456789AB").as_deref(), Some(canonical));
         assert_eq!(read(canonical).as_deref(), Some(canonical));
         assert_eq!(read(""), None);
-        assert!(!faults(|violations| drop(request_id(violations, "once"))).is_empty());
+        assert!(!faults(|violations| _ = request_id(violations, "once")).is_empty());
     }
 
     #[test]

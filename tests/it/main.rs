@@ -7,4 +7,7 @@ mod support;
 
 mod cli;
 mod config;
+mod revocation;
+mod store;
 mod tidy;
+mod truth;

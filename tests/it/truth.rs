@@ -74,7 +74,11 @@ impl Rig {
         self.ask_with(token, Required::Scope("memory:read")).await
     }
 
-    async fn ask_with(&self, token: &Token, required: Required<'_>) -> Result<Option<Denial>, Error> {
+    async fn ask_with(
+        &self,
+        token: &Token,
+        required: Required<'_>,
+    ) -> Result<Option<Denial>, Error> {
         let question = Question {
             credential: Credential::Token(token.expose().as_bytes()),
             required,
@@ -227,7 +231,8 @@ async fn a_store_whose_order_was_tampered_with_is_refused() {
         until(Some(None), async || rig.ask(&token).await.ok()).await;
         rig.node.feed.show(None).await.unwrap();
         let database = rig.folder.path().join("latchkey.db");
-        let done = std::process::Command::new("sqlite3").arg(database).arg(tamper).status().unwrap();
+        let done =
+            std::process::Command::new("sqlite3").arg(database).arg(tamper).status().unwrap();
         assert!(done.success());
         let asked = rig.node.feed.clone();
         tokio::spawn(async move { asked.show(None).await });
