@@ -72,7 +72,7 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Account {
     /// Its id.
     pub id: AccountId,
-    /// Its name for people; may be empty.
+    /// Its name for people.
     pub display_name: String,
     /// The name of its plan.
     pub plan: String,
@@ -97,7 +97,7 @@ pub struct Account {
 pub struct NewAccount {
     /// The id; `None` has one made.
     pub id: Option<AccountId>,
-    /// Its name for people; may be empty.
+    /// Its name for people; empty means the id.
     pub display_name: String,
     /// The name of its plan.
     pub plan: String,

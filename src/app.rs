@@ -105,6 +105,7 @@ impl Node {
 
 async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures> {
     let stop = Stop::listen()?;
+    raise_open_files();
     let dev = dev.map(|dev| dev::Session::prepare(dev, &mut config)).transpose()?;
     let prefix = prefix(&config)?;
     let policy = config.policy.file.as_deref().map(read_policy).transpose()?.unwrap_or_default();
@@ -125,7 +126,7 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
     first_read(&node).await?;
 
     let dev = match dev {
-        Some(session) => Some(session.make_keys(&node.keyring).await?),
+        Some(session) => Some(session.make_keys(&node.keyring, &*store).await?),
         None => None,
     };
     let serving = listeners.serve(&config, &node, stop.told())?;
@@ -149,6 +150,16 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
     drop(dev);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// As many open files as we are allowed: a connection each, and the usual soft limit is low.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let wanted = Rlimit { current: maximum, maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
 }
 
 fn background() -> Result<tokio::runtime::Runtime, Failure> {
@@ -259,6 +270,11 @@ impl Listeners {
             reflection: config.grpc.reflection,
             background: tokio::runtime::Handle::current(),
         });
+        if callers == grpc::Callers::Key && self.http.is_some() {
+            tracing::warn!(
+                "with grpc.callers = key, forward-auth refuses every proxy: it cannot tell one from another yet"
+            );
+        }
         let http_service = http::public(node.authorizer.clone(), callers, realm);
         let operations_service = http::operations(readiness(node, &is_draining));
 

@@ -225,8 +225,9 @@ impl Decision {
     /// The `WWW-Authenticate` challenge (RFC 6750 §3) of a 401, and of a 403 for want of scope.
     #[must_use]
     pub fn challenge(&self, realm: &str) -> Option<String> {
+        let denial = self.denial?;
         let bearer = format!("Bearer realm=\"{realm}\"");
-        match self.denial?.public() {
+        match denial.public() {
             PublicDenial::Missing => Some(bearer),
             PublicDenial::Malformed => Some(format!(
                 "{bearer}, error=\"invalid_request\", error_description=\"the credential is not one well-formed key\""

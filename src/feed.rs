@@ -123,6 +123,8 @@ impl Feed {
     /// Nothing of this subject is used until it was read again.
     pub fn doubt(&self, doubt: Doubt) {
         self.shared.cache.doubt(doubt);
+        let (answer, _) = oneshot::channel();
+        self.shared.waiting().shows.push(Show { position: None, answer });
         self.shared.somebody_waits.notify_one();
     }
 
@@ -131,10 +133,14 @@ impl Feed {
         let mut commits = self.shared.store.commits();
         let mut must_read = true;
         loop {
-            if !must_read && !self.shared.is_awaited() {
+            // A wake-up may be left over from somebody whom the last read has answered.
+            while !must_read && !self.shared.is_awaited() {
                 tokio::select! {
                     () = self.shared.somebody_waits.notified() => {}
-                    changed = commits.changed() => if changed.is_err() { return },
+                    changed = commits.changed() => match changed {
+                        Ok(()) => must_read = true,
+                        Err(_) => return,
+                    },
                 }
             }
             commits.mark_unchanged();

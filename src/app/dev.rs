@@ -18,7 +18,7 @@ use crate::keyring::Keyring;
 use crate::machine::MachineEntropy;
 use crate::policy::{Policy, ScopeDefinition};
 use crate::scope::{Scope, ScopePattern};
-use crate::store::Command;
+use crate::store::{Command, Store};
 use crate::token::{Environment, Token};
 
 const ACCOUNT: &str = "demo";
@@ -28,7 +28,6 @@ const PLAN: &str = "developer";
 pub(super) struct Session {
     folder: Folder,
     scopes: Vec<Scope>,
-    policy: Policy,
 }
 
 /// A folder, and whether it goes when the session ends.
@@ -85,19 +84,7 @@ impl Session {
         )?;
         let url = format!("sqlite://{}", folder.path().join("latchkey.db").display());
         config.store.url = StoreUrl::from(url);
-        let mut policy = Policy::default();
-        for scope in &scopes {
-            if !policy.scopes.iter().any(|known| known.name == scope.as_str()) {
-                policy.scopes.push(ScopeDefinition {
-                    name: scope.to_string(),
-                    description: "Added by --scope".to_owned(),
-                    implies: Vec::new(),
-                    strict: false,
-                    cost: 1,
-                });
-            }
-        }
-        Ok(Self { folder, scopes, policy })
+        Ok(Self { folder, scopes })
     }
 
     /// Where the root token is kept.
@@ -106,7 +93,13 @@ impl Session {
     }
 
     /// Makes the account and its keys; those of an earlier session in the same folder are revoked.
-    pub(super) async fn make_keys(self, keyring: &Keyring) -> Result<Lines, Failure> {
+    pub(super) async fn make_keys(
+        self,
+        keyring: &Keyring,
+        store: &dyn Store,
+    ) -> Result<Lines, Failure> {
+        let (policy, _) =
+            store.policy().await.map_err(|error| Failure::of("cannot use the store", &error))?;
         let account = AccountId::parse(ACCOUNT).ok_or_else(|| Failure::new("no account id"))?;
         let mut live_scopes = patterns(&["memory:readonly"]);
         live_scopes.extend(self.scopes.iter().map(ScopePattern::from));
@@ -126,12 +119,28 @@ impl Session {
                 (key(&account, "live", Environment::Live, live_scopes), live_secret),
                 (key(&account, "test", Environment::Test, test_scopes), test_secret),
             ],
-            policy: Some(self.policy.clone()),
+            policy: Some(self.with_scopes(policy)),
         };
         keyring.mutate_as_system("dev", command).await.map_err(|error| {
             Failure::new(format!("cannot make the demo account: {}", chain(&error)))
         })?;
         Ok(Lines { session: self, live, test, unknown })
+    }
+
+    /// The policy with the scopes that it lacks.
+    fn with_scopes(&self, mut policy: Policy) -> Policy {
+        for scope in &self.scopes {
+            if !policy.scopes.iter().any(|known| known.name == scope.as_str()) {
+                policy.scopes.push(ScopeDefinition {
+                    name: scope.to_string(),
+                    description: "Added by --scope".to_owned(),
+                    implies: Vec::new(),
+                    strict: false,
+                    cost: 1,
+                });
+            }
+        }
+        policy
     }
 }
 

@@ -72,9 +72,6 @@ impl Known {
     fn forget_changed(&mut self, batch: &ReadBatch) {
         let brought: HashSet<_> = batch.keys.iter().map(|key| key.id).collect();
         for change in &batch.changes {
-            if let Some(digest) = &change.digest {
-                self.absent.swap_remove(digest);
-            }
             let Subject::Key(id) = change.subject else { continue };
             if brought.contains(&id) {
                 continue;

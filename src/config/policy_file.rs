@@ -9,7 +9,7 @@ use crate::failure::{Failure, Failures};
 use crate::policy::Policy;
 
 /// The most bytes of a policy: as many as the API takes in one message.
-const POLICY_BYTES_MAX: u64 = 4 << 20;
+const POLICY_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads a policy and checks all that can be seen in the document itself. `-` is stdin.
 pub fn read_policy(path: &Path) -> Result<Policy, Failures> {
@@ -29,7 +29,7 @@ fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     source.take(POLICY_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > POLICY_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 MiB"));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }
     Ok(text)
 }

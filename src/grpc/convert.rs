@@ -30,14 +30,23 @@ const SHOWN_CHARS_MAX: usize = 40;
 
 // === To the domain ===
 
-/// The key that a call is about. Text that is no id is told so.
+/// The key that a call is about. Text that is no id belongs to no key: it gets the one text, as a
+/// foreign or an unknown id does.
 pub(super) fn key_id(field: &str, text: &str) -> Result<KeyId, Error> {
-    KeyId::parse(text).ok_or_else(|| Error::invalid(field, KeyId::GRAMMAR))
+    match KeyId::parse(text) {
+        Some(id) => Ok(id),
+        None if text.is_empty() => Err(Error::invalid(field, KeyId::GRAMMAR)),
+        None => Err(Error::not_found()),
+    }
 }
 
-/// The account that a call is about. Text that is no id is told so.
+/// The account that a call is about; see [`key_id`].
 pub(super) fn account_id(field: &str, text: &str) -> Result<AccountId, Error> {
-    AccountId::parse(text).ok_or_else(|| Error::invalid(field, AccountId::GRAMMAR))
+    match AccountId::parse(text) {
+        Some(id) => Ok(id),
+        None if text.is_empty() => Err(Error::invalid(field, AccountId::GRAMMAR)),
+        None => Err(Error::not_found()),
+    }
 }
 
 fn optional<T>(text: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {

@@ -95,14 +95,11 @@ impl KeyService for Keys {
     ) -> Result<Response<RevokeKeyResponse>, Status> {
         let (operator, message) = self.admission.admit::<WriteKeys, _>(request).await?;
         let revoke = read::revoke(message)?;
-        let before = self.keyring.now();
-        let revoked = self.keyring.revoke_key(operator, revoke).await?;
-        let revoked_key_ids = read::revoked_now(&revoked, before);
-        let Revoked { key, others: _, receipt } = revoked;
+        let Revoked { key, revoked, receipt } = self.keyring.revoke_key(operator, revoke).await?;
         Ok(Response::new(RevokeKeyResponse {
             key: Some(read::key(key, self.keyring.now())),
             receipt: Some(convert::receipt(receipt)),
-            revoked_key_ids,
+            revoked_key_ids: revoked.iter().map(ToString::to_string).collect(),
         }))
     }
 

@@ -94,18 +94,19 @@ pub(super) fn broken_off(broken: &JoinError) -> Status {
     error.into()
 }
 
-/// Writes the one line on an error, with its causes. Errors hold no secrets; where the caller's text
-/// stands in one, it is written escaped.
+/// Writes the one line on an error, with its causes. Errors hold no secrets, and of the caller's text
+/// no more than is told to the caller.
 pub(crate) fn log(error: &Error) {
     let reason = error.reason.as_str();
     let told = &error.message;
-    let cause = causes(error);
+    let causes = causes(error);
+    let cause = (!causes.is_empty()).then(|| tracing::field::display(&causes));
     if matches!(error.reason, Reason::Internal | Reason::OutcomeUnknown) {
-        tracing::error!(reason, ?told, ?cause, "a call failed");
+        tracing::error!(reason, %told, cause, "a call failed");
     } else if error.reason == Reason::StoreUnavailable {
-        tracing::warn!(reason, ?told, ?cause, "a call failed");
+        tracing::warn!(reason, %told, cause, "a call failed");
     } else {
-        tracing::debug!(reason, ?told, ?cause, "a call was refused");
+        tracing::debug!(reason, %told, cause, "a call was refused");
     }
 }
 

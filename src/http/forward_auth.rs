@@ -198,7 +198,7 @@ const fn exact_detail(denial: Denial) -> &'static str {
 fn undecided(error: &Error) -> Response {
     status::log(error);
     match error.reason {
-        Reason::InvalidField => mistake(&error.message),
+        Reason::InvalidField => wrong_question(&wrong_scope(error)),
         Reason::Internal => internal(),
         Reason::RequestIdReused
         | Reason::MissingCredential
@@ -237,9 +237,19 @@ fn unavailable(error: &Error) -> Response {
     response
 }
 
+/// The scope is all that is left to be wrong in a question that could be read.
+fn wrong_scope(error: &Error) -> String {
+    let told = error.violations.first().map_or(&error.message, |fault| &fault.description);
+    format!("`scope`: {told}")
+}
+
 /// The proxy's configuration asks for what cannot be.
 fn mistake(told: &str) -> Response {
     tracing::debug!(told, "forward-auth was asked wrongly");
+    wrong_question(told)
+}
+
+fn wrong_question(told: &str) -> Response {
     let detail = format!("the proxy's question is wrong: {told}");
     problem(StatusCode::INTERNAL_SERVER_ERROR, "INVALID_FIELD", &detail)
 }

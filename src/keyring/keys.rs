@@ -52,8 +52,8 @@ pub struct Revoke {
 pub struct Revoked {
     /// The target.
     pub key: KeyRecord,
-    /// The others that went with it by this call.
-    pub others: Vec<KeyId>,
+    /// Those that this very call revoked: the target, unless it was revoked before, and what went with it.
+    pub revoked: Vec<KeyId>,
     /// Where it has taken effect.
     pub receipt: Receipt,
 }
@@ -208,7 +208,14 @@ impl Keyring {
         let mut keys = done.keys.into_iter();
         let key = keys.next().ok_or_else(|| missing("key"))?;
         let receipt = self.receipt(done.position.unwrap_or(key.revision));
-        Ok(Revoked { key, others: keys.map(|key| key.id).collect(), receipt })
+        let mut revoked: Vec<_> = keys.map(|key| key.id).collect();
+        // The target's change comes first and has a number of its own, as has each that went with it.
+        let is_new =
+            done.position.is_some_and(|last| last.n == key.revision.n + revoked.len() as u64);
+        if is_new {
+            revoked.insert(0, key.id);
+        }
+        Ok(Revoked { key, revoked, receipt })
     }
 
     /// Puts another key in a key's place.

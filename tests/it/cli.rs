@@ -201,7 +201,7 @@ fn an_unknown_field_of_a_policy_is_refused() {
 fn a_policy_that_is_huge_is_refused() {
     let ended = check_policy(&"#".repeat(5 << 20));
     assert_eq!(ended.code, Some(1));
-    assert!(ended.err.contains("larger than 4 MiB"), "{ended:?}");
+    assert!(ended.err.contains("larger than 1 MiB"), "{ended:?}");
 
     let scopes = (0..1_001).map(|n| format!("[[scopes]]\nname = \"a:b{n}\"\n"));
     let ended = check_policy(&format!("{}\n{POLICY}", scopes.collect::<String>()));

@@ -5,9 +5,12 @@
 
 mod support;
 
+mod api;
 mod cli;
 mod config;
+mod docs;
 mod revocation;
+mod serving;
 mod store;
 mod tidy;
 mod truth;

@@ -14,7 +14,7 @@ mod client;
 mod faulty;
 mod server;
 
-pub(crate) use client::{Authed, Caller, message_of, reason_of};
+pub(crate) use client::{message_of, reason_of};
 pub(crate) use faulty::FaultyStore;
 pub(crate) use server::Server;
 

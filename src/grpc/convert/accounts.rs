@@ -74,6 +74,9 @@ pub(in crate::grpc) fn update(request: v1::UpdateAccountRequest) -> Result<Accou
         match path.as_str() {
             "display_name" => {
                 check_display_name(&mut violations, "account.display_name", &display_name);
+                if display_name.is_empty() {
+                    violations.add("account.display_name", "must have 1 to 63 characters");
+                }
                 change.display_name = Some(display_name.clone());
             }
             "plan" => {

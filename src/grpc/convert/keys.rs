@@ -15,7 +15,7 @@ use crate::key::{
     Actor, Expiry, KEY_CIDRS_MAX, KEY_SCOPES_MAX, KeyChange, KeyId, KeyRecord, KeyState, NewKey,
     OVERLAP_DAYS_MAX, RevokeReason, parse_cidr,
 };
-use crate::keyring::{KeyList, KeyUpdate, LookupBy, Revoke, Revoked};
+use crate::keyring::{KeyList, KeyUpdate, LookupBy, Revoke};
 use crate::proto::v1::{self, create_key_request, lookup_key_request, revoke_key_request};
 use crate::scope::ScopePattern;
 use crate::store::KeyTarget;
@@ -399,14 +399,6 @@ pub(in crate::grpc) fn key(key: KeyRecord, now: Timestamp) -> v1::Key {
         revoke_comment: revocation.map(|it| it.comment).unwrap_or_default(),
         rotated_to: id_text(rotated_to),
     }
-}
-
-/// The keys that a call revoked which began at `before`: the target, unless its date is an earlier
-/// one, and those that went with it.
-pub(in crate::grpc) fn revoked_now(revoked: &Revoked, before: Timestamp) -> Vec<String> {
-    let target = revoked.key.revocation.as_ref().filter(|it| it.time >= before);
-    let target = target.map(|_| revoked.key.id);
-    target.iter().chain(&revoked.others).map(ToString::to_string).collect()
 }
 
 const fn state_to_proto(state: KeyState) -> v1::KeyState {

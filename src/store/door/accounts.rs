@@ -40,6 +40,12 @@ impl<R: Rows> Door<'_, R> {
     ) -> Result<Account, Halt> {
         let NewAccount { id, display_name, plan, labels } = new.clone();
         let id = id.unwrap_or_else(|| self.draw_account_id());
+        // A name for people is 1 to 63 characters; whoever gives none is shown the id.
+        let display_name = if display_name.is_empty() {
+            id.as_str().chars().take(63).collect()
+        } else {
+            display_name
+        };
         if self.rows.account(&id).await?.is_some() {
             return Err(Error::new(
                 Reason::AccountExists,

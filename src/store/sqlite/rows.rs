@@ -5,7 +5,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Row as _, Sqlite};
 
 use super::failure::failed;
-use crate::account::{Account, AccountId};
+use crate::account::{Account, AccountId, RESERVED_ACCOUNT};
 use crate::clock::Timestamp;
 use crate::key::{Actor, KeyClass, KeyId, KeyRecord, RECORD_FORMAT};
 use crate::policy::Policy;
@@ -210,7 +210,10 @@ impl Rows for SqliteRows<'_> {
     }
 
     async fn plans_used(&mut self) -> Result<Vec<(String, u64)>, StoreError> {
-        let query = sqlx::query("SELECT plan, count(*) FROM accounts GROUP BY plan ORDER BY plan");
+        let query = sqlx::query(
+            "SELECT plan, count(*) FROM accounts WHERE id <> ?1 GROUP BY plan ORDER BY plan",
+        )
+        .bind(RESERVED_ACCOUNT);
         self.all(query).await?.iter().map(name_and_count).collect()
     }
 

@@ -93,7 +93,7 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("grpcurl cannot be started ({error}); `./check setup` installs it")
+                panic!("grpcurl cannot be started ({error}); `./check` installs it")
             });
         // grpcurl may end before it has read everything, when the call fails.
         let _ = child.stdin.take().unwrap().write_all(json.as_bytes());
