@@ -129,7 +129,7 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
         Some(session) => Some(session.make_keys(&node.keyring, &*store).await?),
         None => None,
     };
-    let serving = listeners.serve(&config, &node, stop.told())?;
+    let serving = listeners.serve(&config, &node, &stop.told())?;
     if let Some(lines) = &dev {
         lines.print(&serving.addresses)?;
     }
@@ -248,7 +248,7 @@ impl Listeners {
         self,
         config: &Config,
         node: &Node,
-        told: watch::Receiver<u8>,
+        told: &watch::Receiver<u8>,
     ) -> Result<Serving, Failure> {
         let threads = usize::try_from(config.serve.threads).ok().and_then(NonZeroUsize::new);
         let workers =

@@ -120,9 +120,11 @@ impl Feed {
         let _ = tokio::time::timeout(at_most, self.show(None)).await;
     }
 
-    /// Nothing of this subject is used until it was read again.
-    pub fn doubt(&self, doubt: Doubt) {
-        self.shared.cache.doubt(doubt);
+    /// Nothing of these subjects is used until it was read again.
+    pub fn doubt(&self, doubts: Vec<Doubt>) {
+        for doubt in doubts {
+            self.shared.cache.doubt(doubt);
+        }
         let (answer, _) = oneshot::channel();
         self.shared.waiting().shows.push(Show { position: None, answer });
         self.shared.somebody_waits.notify_one();

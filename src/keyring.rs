@@ -126,13 +126,13 @@ impl Keyring {
             }
             Err(error) => {
                 if matches!(error, StoreError::OutcomeUnknown(_)) {
-                    doubts.into_iter().for_each(|doubt| self.feed.doubt(doubt));
+                    self.feed.doubt(doubts);
                 }
                 return Err(error.into());
             }
         };
         if let Err(unread) = self.feed.show(done.position).await {
-            doubts.into_iter().for_each(|doubt| self.feed.doubt(doubt));
+            self.feed.doubt(doubts);
             return Err(unread);
         }
         Ok(done)

@@ -20,7 +20,7 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
         refuse_exposed_dev(&config)?;
     }
     telemetry::start(&config.log);
-    Ok(app::serve(config, dev)?)
+    app::serve(config, dev)
 }
 
 /// `--dev` prints tokens, so nothing of it may be reached from elsewhere.

@@ -278,5 +278,5 @@ fn joined(scopes: &[ScopePattern]) -> String {
 
 /// Labels with a separator that they cannot hold themselves.
 pub(super) fn labels_text(labels: &Labels) -> String {
-    labels.iter().map(|(name, value)| format!("{name}\n{value}\n")).collect()
+    labels.iter().flat_map(|(name, value)| [name.as_str(), "\n", value.as_str(), "\n"]).collect()
 }

@@ -1,7 +1,6 @@
 //! The integration tests, in one binary. `support` says how to write one.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
-#![expect(clippy::missing_panics_doc, reason = "every helper of a test may panic")]
 
 mod support;
 

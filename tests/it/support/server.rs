@@ -139,6 +139,7 @@ impl Server {
 }
 
 impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its server said")]
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
