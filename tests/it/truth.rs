@@ -50,13 +50,7 @@ impl Rig {
         let (_, secret) = node.keyring.new_token(Environment::Live);
         let rig_seed = Command::Seed { policy: Policy::default(), secret };
         mutate(&*store, rig_seed).await;
-        let account = NewAccount {
-            id: AccountId::parse("a"),
-            display_name: String::new(),
-            plan: "enterprise".into(),
-            labels: BTreeMap::new(),
-        };
-        let demo = Command::SeedDemo { account, keys: Vec::new(), policy: None };
+        let demo = Command::SeedDemo { account: an_account(), keys: Vec::new(), policy: None };
         mutate(&*store, demo).await;
         let feed = node.feed.clone();
         let reader = tokio::spawn(async move { feed.run().await });
@@ -79,15 +73,20 @@ impl Rig {
         token: &Token,
         required: Required<'_>,
     ) -> Result<Option<Denial>, Error> {
-        let question = Question {
-            credential: Credential::Token(token.expose().as_bytes()),
-            required,
-            client_address: None,
-            environment: None,
-            cost: None,
-            min_revision: None,
-        };
-        self.node.authorizer.authorize(&question).await.map(|decision| decision.denial)
+        ask(&self.node, token, required).await
+    }
+
+    /// Many keys by the store alone, in one step.
+    async fn keys(&self, number: usize) -> Vec<Token> {
+        let (tokens, keys): (Vec<_>, Vec<_>) = (0..number)
+            .map(|_| {
+                let (token, secret) = self.node.keyring.new_token(Environment::Live);
+                (token, (a_key(), secret))
+            })
+            .unzip();
+        let demo = Command::SeedDemo { account: an_account(), keys, policy: None };
+        mutate(&*self.store, demo).await;
+        tokens
     }
 
     /// Waits until a read has its answer from the store and stands still.
@@ -102,8 +101,33 @@ impl Rig {
     }
 }
 
+async fn ask(node: &Node, token: &Token, required: Required<'_>) -> Result<Option<Denial>, Error> {
+    let question = Question {
+        credential: Credential::Token(token.expose().as_bytes()),
+        required,
+        client_address: None,
+        environment: None,
+        cost: None,
+        min_revision: None,
+    };
+    node.authorizer.authorize(&question).await.map(|decision| decision.denial)
+}
+
 async fn create(store: &dyn Store, secret: NewSecret) -> KeyId {
-    let new = NewKey {
+    mutate(store, Command::CreateKey { new: a_key(), secret, request: None }).await.unwrap()
+}
+
+fn an_account() -> NewAccount {
+    NewAccount {
+        id: AccountId::parse("a"),
+        display_name: String::new(),
+        plan: "enterprise".into(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn a_key() -> NewKey {
+    NewKey {
         account: AccountId::parse("a").unwrap(),
         display_name: "k".into(),
         environment: Environment::Live,
@@ -112,8 +136,7 @@ async fn create(store: &dyn Store, secret: NewSecret) -> KeyId {
         expiry: Expiry::Never,
         allowed_cidrs: Vec::new(),
         labels: BTreeMap::new(),
-    };
-    mutate(store, Command::CreateKey { new, secret, request: None }).await.unwrap()
+    }
 }
 
 fn revocation(id: KeyId) -> Command {
@@ -239,6 +262,40 @@ async fn a_store_whose_order_was_tampered_with_is_refused() {
         until(true, async || rig.node.feed.fences() > 0).await;
         assert!(rig.ask(&token).await.is_err(), "nothing is allowed after: {tamper}");
     }
+}
+
+#[tokio::test]
+async fn a_revocation_counts_at_once_while_the_first_load_goes_on() {
+    let rig = Rig::with_room_for(100_000).await;
+    let tokens = rig.keys(8_000).await;
+
+    // A node that starts now loads those keys page by page.
+    let store: Arc<dyn Store> = Arc::clone(&rig.store) as Arc<dyn Store>;
+    let prefix = Prefix::parse("hm").unwrap();
+    let clock = machine::clock(Timestamp::EPOCH);
+    let late = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100_000);
+    let feed = late.feed.clone();
+    let reader = tokio::spawn(async move { feed.run().await });
+    late.feed.show(None).await.unwrap();
+    let scope = Required::Scope("memory:read");
+    let mut revoked_during_load = 0;
+    for token in tokens.iter().step_by(97) {
+        revoked_during_load += u32::from(late.cache.is_loading());
+        let command = Command::RevokeKey {
+            target: KeyTarget::Digest(token.digest()),
+            reason: RevokeReason::Compromised,
+            comment: String::new(),
+            with_created: false,
+        };
+        late.keyring.mutate_as_system("test", command).await.unwrap();
+        assert_eq!(ask(&late, token, scope).await.unwrap(), Some(Denial::KeyRevoked));
+    }
+    assert!(revoked_during_load > 3, "the load was over too soon: {revoked_during_load}");
+    until(true, async || late.cache.is_complete()).await;
+    for token in tokens.iter().step_by(97) {
+        assert_eq!(ask(&late, token, scope).await.unwrap(), Some(Denial::KeyRevoked));
+    }
+    reader.abort();
 }
 
 #[tokio::test]
