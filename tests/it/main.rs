@@ -5,11 +5,19 @@
 mod support;
 
 mod api;
+mod bad_input;
+mod lifecycle;
+mod limits;
+
+mod revocation;
+mod store;
+mod truth;
+
+mod process;
+mod serving;
+
 mod cli;
 mod config;
+
 mod docs;
-mod revocation;
-mod serving;
-mod store;
 mod tidy;
-mod truth;

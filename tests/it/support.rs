@@ -14,9 +14,9 @@ mod client;
 mod faulty;
 mod server;
 
-pub(crate) use client::{message_of, reason_of};
+pub(crate) use client::{Authed, message_of, reason_of};
 pub(crate) use faulty::FaultyStore;
-pub(crate) use server::Server;
+pub(crate) use server::{Server, eventually};
 
 /// The program under test.
 pub(crate) fn latchkey() -> &'static Path {
