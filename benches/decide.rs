@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use criterion::measurement::WallTime;
@@ -184,13 +185,13 @@ fn filled(keys: u64) -> Authorizer {
     let cache = Arc::new(Cache::new(usize::try_from(keys).unwrap_or(usize::MAX)));
     let mut next = 0;
     while !cache.is_complete() {
-        let ask = cache.begin_read(Vec::new());
+        let ask = cache.begin_read(Vec::new(), 0);
         let page = ask.page.expect("the cache loads until it is complete");
         let end = keys.min(next + u64::try_from(page.keys_max).unwrap_or(u64::MAX));
-        cache.apply(page_of(next, end, end == keys)).expect("the page is in order");
+        cache.apply(page_of(next, end, end == keys), &[]).expect("the page is in order");
         next = end;
     }
-    let feed = Feed::new(Arc::new(NoStore), Arc::clone(&cache));
+    let feed = Feed::new(Arc::new(NoStore), Arc::clone(&cache), Duration::from_millis(250));
     let prefix = Prefix::parse(PREFIX).expect("the prefix is right");
     Authorizer::new(cache, feed, machine::clock(Timestamp::EPOCH), prefix)
 }

@@ -6,6 +6,7 @@ use crate::clock::Timestamp;
 use crate::error::Violations;
 use crate::policy::{UNPRINTABLE, has_unprintable};
 use crate::revision::Position;
+use crate::token;
 
 /// The account whose keys act on every account. It is there from the start and cannot be suspended.
 pub const RESERVED_ACCOUNT: &str = "latchkey";
@@ -145,8 +146,8 @@ impl AccountChange {
 pub fn check_display_name(violations: &mut Violations, field: &str, name: &str) {
     if name.chars().count() > DISPLAY_NAME_CHARS_MAX {
         violations.add(field, "may have 63 characters at most");
-    } else if has_unprintable(name) {
-        violations.add(field, UNPRINTABLE);
+    } else {
+        check_text(violations, field, name);
     }
 }
 
@@ -154,8 +155,16 @@ pub fn check_display_name(violations: &mut Violations, field: &str, name: &str) 
 pub fn check_comment(violations: &mut Violations, field: &str, comment: &str) {
     if comment.chars().count() > COMMENT_CHARS_MAX {
         violations.add(field, "may have 500 characters at most");
-    } else if has_unprintable(comment) {
+    } else {
+        check_text(violations, field, comment);
+    }
+}
+
+fn check_text(violations: &mut Violations, field: &str, text: &str) {
+    if has_unprintable(text) {
         violations.add(field, UNPRINTABLE);
+    } else if token::is_in(text) {
+        violations.add(field, token::HOLDS_TOKEN);
     }
 }
 
@@ -167,13 +176,14 @@ pub fn check_labels(violations: &mut Violations, field: &str, labels: &Labels) {
     }
     for (name, value) in labels {
         if name.is_empty() || name.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX {
-            let name: String = name.chars().take(20).flat_map(char::escape_debug).collect();
+            let name = token::quoted(name);
             violations.add(
                 field,
-                format!("`{name}`: a label has a name of 1 to 63 bytes and a value of at most 63"),
+                format!("{name}: a label has a name of 1 to 63 bytes and a value of at most 63"),
             );
-        } else if has_unprintable(name) || has_unprintable(value) {
-            violations.add(field, UNPRINTABLE);
+        } else {
+            check_text(violations, field, name);
+            check_text(violations, field, value);
         }
     }
 }

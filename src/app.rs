@@ -85,9 +85,10 @@ impl Node {
         entropy: Arc<dyn Entropy>,
         prefix: &Prefix,
         keys_max: usize,
+        read_time_max: Duration,
     ) -> Self {
         let cache = Arc::new(Cache::new(keys_max));
-        let feed = Feed::new(Arc::clone(store), Arc::clone(&cache));
+        let feed = Feed::new(Arc::clone(store), Arc::clone(&cache), read_time_max);
         let authorizer =
             Authorizer::new(Arc::clone(&cache), feed.clone(), Arc::clone(&clock), prefix.clone());
         let name = format!("node_{:016x}", entropy.number());
@@ -118,7 +119,14 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
     root::seed(&*store, &*clock, &*entropy, &prefix, policy, delivery).await?;
 
     let keys_max = usize::try_from(config.cache.keys_max).unwrap_or(usize::MAX);
-    let node = Node::wire(&store, Arc::clone(&clock), entropy, &prefix, keys_max);
+    let node = Node::wire(
+        &store,
+        Arc::clone(&clock),
+        entropy,
+        &prefix,
+        keys_max,
+        Duration::from_millis(250),
+    );
     let mut tasks = JoinSet::new();
     let feed = node.feed.clone();
     tasks.spawn(async move { feed.run().await });

@@ -106,6 +106,12 @@ impl Authorizer {
         let now = self.clock.now();
         self.cache
             .view(now, |view| {
+                // First, for what it waits for may be the policy that the scope is in.
+                if let Some(wanted) = question.min_revision
+                    && !is_reached(wanted, view)?
+                {
+                    return Ok(Looked::Behind);
+                }
                 let needed = match question.required {
                     Required::Scope(text) => Some(
                         view.catalogue()
@@ -114,11 +120,6 @@ impl Authorizer {
                     ),
                     Required::AuthenticateOnly => None,
                 };
-                if let Some(wanted) = question.min_revision
-                    && !is_reached(wanted, view.applied())?
-                {
-                    return Ok(Looked::Behind);
-                }
                 let digest = match self.digest(&question.credential, view) {
                     Ok(digest) => digest,
                     Err(denial) => return Ok(denied(denial, needed, view)),
@@ -161,9 +162,11 @@ impl Authorizer {
     }
 }
 
-/// Whether a node that applied `applied` reflects `wanted`.
-fn is_reached(wanted: Position, applied: Position) -> Result<bool, Error> {
-    if wanted.epoch != applied.epoch {
+/// Whether this node reflects `wanted`. A number that the store gave out twice is told by its tag.
+fn is_reached(wanted: Position, view: &View<'_>) -> Result<bool, Error> {
+    let applied = view.applied();
+    let is_known = wanted.epoch == applied.epoch && (wanted.n > applied.n || view.shows(wanted));
+    if !is_known {
         return Err(Error::new(
             Reason::RevisionOfAnotherEpoch,
             "min_revision was given by the store before it was replaced or restored",

@@ -33,6 +33,8 @@ const ABSENT_MAX: usize = 65_536;
 const PAGE_KEYS_MAX: usize = 512;
 /// Changes that one read brings.
 const CHANGES_MAX: usize = 1_000;
+/// How many subjects are doubted one by one; beyond, everything is.
+const DOUBTS_MAX: usize = 1_000;
 /// How many keys are compared when one must go.
 const VICTIMS_COMPARED: usize = 8;
 
@@ -214,11 +216,16 @@ impl Cache {
     pub fn doubt(&self, doubt: Doubt) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let sent = state.sent;
+        state.doubts.retain(|(_, known)| *known != doubt);
+        if state.doubts.len() >= DOUBTS_MAX {
+            state.doubts = vec![(sent, Doubt::Everything)];
+        }
         state.doubts.push((sent, doubt));
     }
 
-    /// What the next read has to ask; it counts as sent from here.
-    pub fn begin_read(&self, wanted: Vec<Digest>) -> ReadAsk {
+    /// What the next read has to ask; it counts as sent from here. Pages and changes are halved so
+    /// often: for a store that did not answer in time.
+    pub fn begin_read(&self, wanted: Vec<Digest>, halvings: u32) -> ReadAsk {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.sent += 1;
         let page = match state.known.as_ref().map(|known| known.extent) {
@@ -229,31 +236,46 @@ impl Cache {
         ReadAsk {
             after: state.known.as_ref().map(|known| known.applied),
             wanted,
-            page: page.map(|after| PageAsk { after, keys_max: PAGE_KEYS_MAX }),
-            changes_max: CHANGES_MAX,
+            page: page.map(|after| PageAsk { after, keys_max: (PAGE_KEYS_MAX >> halvings).max(1) }),
+            changes_max: (CHANGES_MAX >> halvings).max(1),
         }
     }
 
-    /// Applies what the last read brought, whole and in one step.
-    pub fn apply(&self, batch: ReadBatch) -> Result<(), Fence> {
+    /// Applies what the last read brought, whole and in one step; `own` are commits of this node that
+    /// it must show. What cannot be trusted drops everything, in the same step: nothing is answered from
+    /// it any more, and the next read starts over.
+    pub fn apply(&self, mut batch: ReadBatch, own: &[Position]) -> Result<(), Fence> {
+        // Worked out before the lock is taken: a large policy takes its time.
+        let catalogue = batch.policy.take().map(apply::compile);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let is_behind = batch.is_behind;
-        match state.known.as_mut() {
-            None => state.known = Some(Known::begin(batch, self.keys_max)?),
-            Some(known) => known.advance(batch, self.keys_max)?,
-        }
+        let applied = match (state.known.as_mut(), catalogue.transpose()) {
+            (_, Err(fence)) => Err(fence),
+            (None, Ok(catalogue)) => {
+                Known::begin(batch, catalogue, self.keys_max).map(|known| state.known = Some(known))
+            }
+            (Some(known), Ok(catalogue)) => known.advance(batch, catalogue, self.keys_max),
+        };
         if !is_behind {
             // The read that was just applied is number `sent`; it settles what was doubted before it.
             let sent = state.sent;
             state.doubts.retain(|(since, _)| *since >= sent);
         }
-        Ok(())
+        let shown = applied.and_then(|()| state.check_own(own, is_behind));
+        if shown.is_err() {
+            state.known = None;
+        }
+        shown
     }
+}
 
-    /// Drops everything: the store cannot be trusted with what it said before.
-    pub fn fence(&self) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.known = None;
+impl State {
+    fn check_own(&self, own: &[Position], is_behind: bool) -> Result<(), Fence> {
+        let Some(known) = self.known.as_ref().filter(|_| !is_behind) else { return Ok(()) };
+        match own.iter().find(|position| !known.shows(**position)) {
+            None => Ok(()),
+            Some(position) => Err(Fence::OwnCommitMissing { n: position.n }),
+        }
     }
 }
 
@@ -268,6 +290,12 @@ impl View<'_> {
     #[must_use]
     pub fn applied(&self) -> Position {
         self.known.applied
+    }
+
+    /// Whether the change at this position is reflected, by its tag: see [`Cache::shows`].
+    #[must_use]
+    pub fn shows(&self, position: Position) -> bool {
+        self.known.shows(position)
     }
 
     /// What is known of a digest.

@@ -58,6 +58,12 @@ pub enum Reason {
     NotReady,
     /// It is not known whether the change was committed; repeat with the same `request_id`.
     OutcomeUnknown,
+    /// There is no such method.
+    UnknownMethod,
+    /// The message is larger than the method takes.
+    MessageTooLarge,
+    /// The call's deadline passed, or its message did not arrive in time.
+    DeadlineExceeded,
     /// A defect of the service.
     Internal,
 }
@@ -91,6 +97,9 @@ impl Reason {
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::NotReady => "NOT_READY",
             Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
+            Self::UnknownMethod => "UNKNOWN_METHOD",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::Internal => "INTERNAL",
         }
     }

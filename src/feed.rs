@@ -4,7 +4,7 @@
 //! is given up and thrown away whole: its future is dropped, so nothing of it can arrive later.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::revision::Position;
 use crate::store::{Store, StoreError};
 use crate::token::Digest;
 
-/// How long a read may take.
-pub const READ_TIME_MAX: Duration = Duration::from_millis(250);
 /// How long the first read may take: it brings the whole window of recent changes.
 const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(10);
 /// How many digests one read looks up.
 const GATHERED_MAX: usize = 256;
-/// How many digests may be waited for.
-const WANTED_MAX: usize = 4_096;
+/// How many requests may wait for their keys to be read.
+const WAITERS_MAX: usize = 16_384;
+/// How often what a read asks for is halved when the store is too slow for it.
+const HALVINGS_MAX: u32 = 8;
 /// How long a request waits for its key to be read.
 const FETCH_TIME_MAX: Duration = Duration::from_millis(150);
 /// How long a mutation waits for the read that shows it.
@@ -41,7 +41,10 @@ pub struct Feed {
 struct SharedFeed {
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
+    read_time_max: Duration,
     waiting: Mutex<Waiting>,
+    /// How often what a read asks for is halved at present.
+    halvings: AtomicU32,
     somebody_waits: Notify,
     reads_given_up: AtomicU64,
     fences: AtomicU64,
@@ -52,6 +55,8 @@ struct SharedFeed {
 struct Waiting {
     shows: Vec<Show>,
     wanted: HashMap<Digest, Vec<oneshot::Sender<()>>>,
+    /// How many wait for what is wanted, those who gave up since the last read included.
+    waiters: usize,
 }
 
 /// Somebody who waits for a read sent after now; its commit, if it made one, must be in it.
@@ -67,14 +72,17 @@ struct Gathered {
 }
 
 impl Feed {
-    /// A reader of this store for this cache. It reads once [`Feed::run`] is polled.
+    /// A reader of this store for this cache, whose reads are given up after `read_time_max`. It reads
+    /// once [`Feed::run`] is polled.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>) -> Self {
+    pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>, read_time_max: Duration) -> Self {
         Self {
             shared: Arc::new(SharedFeed {
                 store,
                 cache,
+                read_time_max,
                 waiting: Mutex::default(),
+                halvings: AtomicU32::new(0),
                 somebody_waits: Notify::new(),
                 reads_given_up: AtomicU64::new(0),
                 fences: AtomicU64::new(0),
@@ -101,11 +109,12 @@ impl Feed {
     pub async fn fetch(&self, digest: Digest) -> Result<(), Error> {
         let fetched = {
             let mut waiting = self.shared.waiting();
-            if waiting.wanted.len() >= WANTED_MAX && !waiting.wanted.contains_key(&digest) {
+            if waiting.waiters >= WAITERS_MAX {
                 return Err(not_ready("too many keys are being read"));
             }
             let (answer, fetched) = oneshot::channel();
             waiting.wanted.entry(digest).or_default().push(answer);
+            waiting.waiters += 1;
             fetched
         };
         self.shared.somebody_waits.notify_one();
@@ -182,8 +191,10 @@ impl SharedFeed {
     /// One read, for all who wait when it is sent. The error says how long to pause.
     async fn read_once(&self) -> Result<(), Duration> {
         let gathered = self.gather();
-        let ask = self.cache.begin_read(gathered.wanted.keys().copied().collect());
-        let time_max = if ask.after.is_some() { READ_TIME_MAX } else { FIRST_READ_TIME_MAX };
+        let halvings = self.halvings.load(Ordering::Relaxed);
+        let wanted = gathered.wanted.keys().copied().collect();
+        let ask = self.cache.begin_read(wanted, halvings);
+        let time_max = if ask.after.is_some() { self.read_time_max } else { FIRST_READ_TIME_MAX };
         let read = tokio::time::timeout(time_max, self.store.read(&ask)).await;
         let batch = match read {
             Ok(Ok(batch)) => batch,
@@ -193,44 +204,36 @@ impl SharedFeed {
             }
             Err(_) => {
                 self.put_back(gathered);
-                self.reads_given_up.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(
-                    "a read of the store took longer than {READ_TIME_MAX:?} and was given up"
-                );
-                return Err(Duration::ZERO);
+                return Err(self.give_up(time_max, halvings));
             }
         };
+        self.halvings.store(halvings.saturating_sub(1), Ordering::Relaxed);
         let is_behind = batch.is_behind;
-        if let Err(fence) = self.cache.apply(batch) {
-            self.put_back(gathered);
-            return Err(self.fence(&fence));
+        let own: Vec<_> = gathered.shows.iter().filter_map(|show| show.position).collect();
+        if let Err(fence) = self.cache.apply(batch, &own) {
+            // Those who wait for their commits find their channels closed: it is not known here.
+            return Err(self.report_fence(&fence));
         }
         if is_behind {
             // Only changes came; those who wait are for the read that catches up.
             self.put_back(gathered);
             return Err(Duration::ZERO);
         }
-        self.answer(gathered)
-    }
-
-    fn answer(&self, gathered: Gathered) -> Result<(), Duration> {
-        for show in gathered.shows {
-            if let Some(position) = show.position
-                && !self.cache.shows(position)
-            {
-                // Those not yet answered find their channel closed: they do not know either.
-                return Err(self.fence(&Fence::OwnCommitMissing { n: position.n }));
-            }
-            let _ = show.answer.send(());
-        }
-        for answer in gathered.wanted.into_values().flatten() {
+        let waiters = gathered.wanted.into_values().flatten();
+        for answer in gathered.shows.into_iter().map(|show| show.answer).chain(waiters) {
             let _ = answer.send(());
         }
         Ok(())
     }
 
-    fn fence(&self, fence: &Fence) -> Duration {
-        self.cache.fence();
+    fn give_up(&self, time_max: Duration, halvings: u32) -> Duration {
+        self.reads_given_up.fetch_add(1, Ordering::Relaxed);
+        self.halvings.store((halvings + 1).min(HALVINGS_MAX), Ordering::Relaxed);
+        tracing::warn!("a read of the store took longer than {time_max:?} and was given up");
+        Duration::ZERO
+    }
+
+    fn report_fence(&self, fence: &Fence) -> Duration {
         self.fences.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             %fence,
@@ -243,9 +246,14 @@ impl SharedFeed {
         let mut waiting = self.waiting();
         let shows = std::mem::take(&mut waiting.shows);
         // Who gave up waiting needs no read.
-        waiting.wanted.retain(|_, waiters| waiters.iter().any(|waiter| !waiter.is_closed()));
-        let first: HashSet<_> = waiting.wanted.keys().copied().take(GATHERED_MAX).collect();
+        waiting.wanted.retain(|_, waiters| {
+            waiters.retain(|waiter| !waiter.is_closed());
+            !waiters.is_empty()
+        });
+        let gathered_max = (GATHERED_MAX >> self.halvings.load(Ordering::Relaxed)).max(1);
+        let first: HashSet<_> = waiting.wanted.keys().copied().take(gathered_max).collect();
         let wanted = waiting.wanted.extract_if(|digest, _| first.contains(digest)).collect();
+        waiting.waiters = waiting.wanted.values().map(Vec::len).sum();
         Gathered { shows, wanted }
     }
 
@@ -253,6 +261,7 @@ impl SharedFeed {
         let mut waiting = self.waiting();
         waiting.shows.extend(gathered.shows.into_iter().filter(|show| !show.answer.is_closed()));
         for (digest, waiters) in gathered.wanted {
+            waiting.waiters += waiters.len();
             waiting.wanted.entry(digest).or_default().extend(waiters);
         }
     }

@@ -7,6 +7,7 @@ use crate::error::{Error, Reason};
 use crate::key::KeyRecord;
 use crate::policy::Catalogue;
 use crate::scope::ScopePattern;
+use crate::token::Environment;
 
 /// The scope whose holder, in the reserved account, may hand out everything.
 const ADMIN: &str = "latchkey:admin";
@@ -17,6 +18,9 @@ pub fn check(maker: &KeyRecord, key: &KeyRecord, catalogue: &Catalogue) -> Resul
         for scope in key.scopes.iter().chain(&key.grantable_scopes) {
             check_scope(maker, scope, catalogue)?;
         }
+    }
+    if maker.environment == Environment::Test && key.environment == Environment::Live {
+        return Err(exceeded("your key is a test key; it may not make or change live keys"));
     }
     if maker.account == key.account {
         check_lifetime(maker, key)?;
@@ -42,8 +46,10 @@ fn check_scope(
     catalogue: &Catalogue,
 ) -> Result<(), Error> {
     let is_covered = |by: &[ScopePattern]| {
-        // A pattern covers what the catalogue will hold tomorrow too, so only a pattern covers it.
-        let spelled = scope.stem().is_none() || by.iter().any(|granted| granted.encloses(scope));
+        // A pattern covers what the catalogue will hold tomorrow too, and a scope that it lacks today may
+        // come back: only what is spelled out covers these.
+        let is_known = scope.stem().is_none() && catalogue.index(scope.as_str()).is_some();
+        let spelled = is_known || by.iter().any(|granted| granted.encloses(scope));
         spelled && catalogue.held([scope]).is_within(&catalogue.held(by))
     };
     if !is_covered(&maker.grantable_scopes) {
@@ -94,7 +100,7 @@ mod tests {
     use crate::key::{Actor, KeyId, parse_cidr};
     use crate::policy::Policy;
     use crate::revision::Position;
-    use crate::token::{Digest, Environment};
+    use crate::token::Digest;
 
     fn key(account: &str, scopes: &[&str], grantable: &[&str]) -> KeyRecord {
         let read =
@@ -138,6 +144,23 @@ mod tests {
         let wide = key("a", &["latchkey:keys.write"], &["memory:admin", "memory:readonly"]);
         assert!(!allowed(&wide, &key("a", &["memory:*"], &[])));
         assert!(allowed(&key("a", &[], &["memory:*"]), &key("a", &["memory:*"], &[])));
+    }
+
+    #[test]
+    fn a_scope_that_the_policy_lacks_is_covered_by_its_spelling_alone() {
+        let orphan = key("a", &["gone:admin"], &[]);
+        assert!(!allowed(&key("a", &[], &["memory:write"]), &orphan));
+        assert!(allowed(&key("a", &[], &["gone:*"]), &orphan));
+    }
+
+    #[test]
+    fn a_test_key_makes_no_live_keys() {
+        let mut maker = key("a", &[], &["memory:read"]);
+        maker.environment = Environment::Test;
+        let mut child = key("a", &["memory:read"], &[]);
+        assert!(!allowed(&maker, &child));
+        child.environment = Environment::Test;
+        assert!(allowed(&maker, &child));
     }
 
     #[test]

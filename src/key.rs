@@ -264,7 +264,8 @@ impl KeyRecord {
         }
     }
 
-    /// Whether it counts against a limit on the number of keys: not revoked, expired or in overlap.
+    /// Whether it counts against a limit on the number of keys: not revoked, expired or in overlap. (A
+    /// predecessor in overlap counts after all once its successor does not: the store looks at both.)
     #[must_use]
     pub fn is_counted(&self, now: Timestamp) -> bool {
         self.revocation.is_none() && self.rotated_to.is_none() && !is_expired(self.expire_time, now)

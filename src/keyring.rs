@@ -155,9 +155,6 @@ fn doubts(command: &Command) -> Vec<Doubt> {
     match command {
         Command::CreateKey { secret, .. } => vec![Doubt::Digest(secret.digest)],
         Command::UpdateKey { id, .. } => vec![Doubt::Key(*id)],
-        Command::RotateKey { id, secret, .. } => {
-            vec![Doubt::Key(*id), Doubt::Digest(secret.digest)]
-        }
         Command::RevokeKey { target: KeyTarget::Id(id), with_created: false, .. } => {
             vec![Doubt::Key(*id)]
         }
@@ -167,8 +164,9 @@ fn doubts(command: &Command) -> Vec<Doubt> {
         // An account without keys is in no cache.
         Command::CreateAccount { .. } => Vec::new(),
         Command::UpdateAccount { id, .. } => vec![Doubt::Account(id.clone())],
-        // These concern keys that are not named.
-        Command::RevokeKey { with_created: true, .. }
+        // These concern keys that are not named: a rotation ends the predecessor's predecessor too.
+        Command::RotateKey { .. }
+        | Command::RevokeKey { with_created: true, .. }
         | Command::ApplyPolicy { .. }
         | Command::Seed { .. }
         | Command::ResetRoot { .. }

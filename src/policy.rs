@@ -18,6 +18,8 @@ pub const SCOPES_MAX: usize = 1_000;
 const PLANS_MAX: usize = 100;
 const PREFIXES_MAX: usize = 16;
 const IMPLIES_MAX: usize = 100;
+/// How many unknown names are compared with the known ones: a list of mistakes shall not cost much.
+pub const HINTS_MAX: usize = 8;
 const DESCRIPTION_CHARS_MAX: usize = 500;
 const COST_MAX: u32 = 1_000_000;
 const BOUND_MS_MIN: u64 = 100;
@@ -259,7 +261,12 @@ impl Policy {
             return;
         }
         let mut seen = std::collections::HashSet::new();
+        let built_in = own_scopes();
         for (index, scope) in self.scopes.iter().enumerate() {
+            // What was read may be written back.
+            if built_in.contains(scope) {
+                continue;
+            }
             let field = |name: &str| format!("{prefix}scopes[{index}].{name}");
             match Scope::parse(&scope.name) {
                 Err(error) => violations.add(field("name"), error.to_string()),
@@ -286,6 +293,9 @@ impl Policy {
     }
 
     fn check_implications(&self, prefix: &str, violations: &mut Violations) {
+        let names: std::collections::HashSet<_> =
+            self.scopes.iter().map(|scope| scope.name.as_str()).collect();
+        let mut hints = HINTS_MAX;
         for (index, scope) in self.scopes.iter().enumerate() {
             let field = format!("{prefix}scopes[{index}].implies");
             if scope.implies.len() > IMPLIES_MAX {
@@ -293,11 +303,11 @@ impl Policy {
                 continue;
             }
             for (place, implied) in scope.implies.iter().enumerate() {
-                if !self.scopes.iter().any(|other| other.name == *implied) {
-                    let near = catalogue::nearest(
-                        implied,
-                        self.scopes.iter().map(|scope| scope.name.as_str()),
-                    );
+                if !names.contains(implied.as_str()) {
+                    let near = (hints > 0)
+                        .then(|| catalogue::nearest(implied, names.iter().copied()))
+                        .flatten();
+                    hints = hints.saturating_sub(1);
                     let hint =
                         near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                     violations.add(

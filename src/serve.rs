@@ -41,7 +41,8 @@ mod wire;
 mod count;
 mod greeting;
 
-/// What can be served: any tower service over HTTP. A shorthand for bounds, implemented by nobody.
+/// What can be served: any tower service over HTTP that is always ready, for it is not asked. A
+/// shorthand for bounds, implemented by nobody.
 pub trait HttpService:
     Service<
         Request<Incoming>,

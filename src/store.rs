@@ -372,6 +372,8 @@ pub struct Done {
     /// The keys concerned: the one asked about first. `CreateKey`: the new one. `RotateKey`: the new one,
     /// then its predecessor. `RevokeKey`: the target, then those that went with it by this very call.
     pub keys: Vec<KeyRecord>,
+    /// Those of the keys that this very mutation revoked.
+    pub revoked: Vec<KeyId>,
     /// The account concerned, with the keys that count against its plan.
     pub account: Option<(Account, u32)>,
     /// The policy as it is now.
@@ -384,7 +386,14 @@ impl Done {
     /// Nothing was changed and nothing is concerned; the base for the others.
     #[must_use]
     pub const fn nothing() -> Self {
-        Self { position: None, keys: Vec::new(), account: None, policy: None, notices: Vec::new() }
+        Self {
+            position: None,
+            keys: Vec::new(),
+            revoked: Vec::new(),
+            account: None,
+            policy: None,
+            notices: Vec::new(),
+        }
     }
 }
 

@@ -254,6 +254,43 @@ fn checksum(checked: &[u8]) -> [u8; CHECKSUM_CHARS] {
     digits
 }
 
+// === Tokens where they do not belong ===
+
+/// How many characters of a caller's text an error repeats.
+const QUOTED_CHARS_MAX: usize = 40;
+/// A run of letters and digits this long, capitals among them, may be part of a secret.
+const SUSPICIOUS_CHARS: usize = 12;
+
+/// A caller's text as a message may repeat it, in backquotes: its beginning, without characters that a
+/// terminal would obey. What may be a token, or a part of one, is not repeated.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let is_suspicious = text.split(|char: char| !char.is_ascii_alphanumeric()).any(|run| {
+        run.len() >= SUSPICIOUS_CHARS && run.bytes().any(|byte| byte.is_ascii_uppercase())
+    });
+    if is_suspicious {
+        return "(not repeated: it may be a token)".to_owned();
+    }
+    let cut = if text.chars().nth(QUOTED_CHARS_MAX).is_some() { "…" } else { "" };
+    let start: String = text.chars().take(QUOTED_CHARS_MAX).flat_map(char::escape_debug).collect();
+    format!("`{start}{cut}`")
+}
+
+/// Whether a well-formed token stands in a text: somebody put a secret where everybody can read it.
+#[must_use]
+pub fn is_in(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    ["_live_", "_test_"].iter().flat_map(|word| text.match_indices(word)).any(|(at, word)| {
+        let end = at + word.len() + TAIL_CHARS;
+        (PREFIX_CHARS_MIN..=PREFIX_CHARS_MAX)
+            .filter_map(|prefix| bytes.get(at.checked_sub(prefix)?..end))
+            .any(|token| parse(token).is_ok())
+    })
+}
+
+/// What is said of a text that holds a token.
+pub const HOLDS_TOKEN: &str = "holds a token; everybody who may read this could use it";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,6 +335,24 @@ mod tests {
         let token = Token::from_text("hm_live_0000000000000000000000000000002dlYSp").unwrap();
         assert_eq!(format!("{token:?}"), "Token([redacted])");
         assert_eq!(token.hint(), "hm_live_0000...lYSp");
+    }
+
+    #[test]
+    fn a_callers_text_is_repeated_unless_it_may_be_a_token() {
+        assert_eq!(quoted("memory:reed"), "`memory:reed`");
+        assert_eq!(quoted("a\u{1b}[31m"), "`a\\u{1b}[31m`");
+        for secret in ["hm_live_abcdEFGHijkl", "a:0123456789aB", "x abcdefGhijklm"] {
+            assert_eq!(quoted(secret), "(not repeated: it may be a token)");
+        }
+        assert_eq!(quoted(&"x".repeat(99)).chars().count(), 43);
+    }
+
+    #[test]
+    fn a_token_is_found_in_a_text() {
+        assert!(is_in("key: hm_live_0000000000000000000000000000002dlYSp."));
+        assert!(is_in("x_hm_live_0000000000000000000000000000002dlYSp"));
+        assert!(!is_in("hm_live_0000000000000000000000000000002dlYSq"));
+        assert!(!is_in("_live_") && !is_in("on_live_systems"));
     }
 
     proptest! {

@@ -15,9 +15,13 @@ use crate::store::{Change, RECENT_CHANGES_MAX};
 
 impl Known {
     /// From the first read.
-    pub(super) fn begin(batch: ReadBatch, keys_max: usize) -> Result<Self, Fence> {
-        let policy =
-            batch.policy.clone().ok_or_else(|| Fence::BadPolicy("there is none".to_owned()))?;
+    pub(super) fn begin(
+        batch: ReadBatch,
+        catalogue: Option<Catalogue>,
+        keys_max: usize,
+    ) -> Result<Self, Fence> {
+        let catalogue = catalogue
+            .ok_or_else(|| Fence::BadPolicy("there is none, or it makes no sense".into()))?;
         // What the first read brings of changes is the window before it; it ends where the read stands.
         let before = batch.changes.first().map(|first| first.position.n.saturating_sub(1));
         check_order(before.unwrap_or(batch.position.n), &batch)?;
@@ -25,7 +29,7 @@ impl Known {
         let mut known = Self {
             applied: batch.position,
             recent: VecDeque::new(),
-            catalogue: compile(policy)?,
+            catalogue,
             keys: IndexMap::with_hasher(hasher.clone()),
             accounts: Shared::new(),
             grants: Shared::new(),
@@ -41,7 +45,12 @@ impl Known {
     }
 
     /// From a later read. Everything is checked before anything is changed.
-    pub(super) fn advance(&mut self, batch: ReadBatch, keys_max: usize) -> Result<(), Fence> {
+    pub(super) fn advance(
+        &mut self,
+        batch: ReadBatch,
+        catalogue: Option<Catalogue>,
+        keys_max: usize,
+    ) -> Result<(), Fence> {
         if batch.position.epoch != self.applied.epoch {
             return Err(Fence::AnotherEpoch);
         }
@@ -55,7 +64,6 @@ impl Known {
                 "it makes no sense, or a newer version wrote it".to_owned(),
             ));
         }
-        let catalogue = batch.policy.clone().map(compile).transpose()?;
 
         self.forget_changed(&batch);
         self.remember(&batch.changes);
@@ -213,7 +221,7 @@ impl Known {
     }
 }
 
-fn compile(policy: Policy) -> Result<Catalogue, Fence> {
+pub(super) fn compile(policy: Policy) -> Result<Catalogue, Fence> {
     Catalogue::compile(policy, "").map_err(|error| Fence::BadPolicy(error.to_string()))
 }
 

@@ -87,22 +87,25 @@ fn batch(after: u64, n: u64) -> ReadBatch {
 /// A cache that loaded keys 1 to `keys` at position 5, with room for `keys_max`.
 fn loaded(keys: u64, keys_max: usize) -> Cache {
     let cache = Cache::new(keys_max);
-    let ask = cache.begin_read(Vec::new());
+    let ask = cache.begin_read(Vec::new(), 0);
     assert!(ask.after.is_none() && ask.page.is_some());
     cache
-        .apply(ReadBatch {
-            policy: Some(Policy::default()),
-            keys: (1..=keys).map(key).collect(),
-            page: Some(PageEnd::Last),
-            ..batch(5, 5)
-        })
+        .apply(
+            ReadBatch {
+                policy: Some(Policy::default()),
+                keys: (1..=keys).map(key).collect(),
+                page: Some(PageEnd::Last),
+                ..batch(5, 5)
+            },
+            &[],
+        )
         .unwrap();
     cache
 }
 
 fn apply(cache: &Cache, batch: ReadBatch) -> Result<(), Fence> {
-    cache.begin_read(Vec::new());
-    cache.apply(batch)
+    cache.begin_read(Vec::new(), 0);
+    cache.apply(batch, &[])
 }
 
 fn seen(cache: &Cache, number: u64) -> &'static str {
@@ -125,18 +128,18 @@ fn nothing_is_known_before_the_first_read() {
 #[test]
 fn absence_is_final_only_when_every_page_is_in() {
     let cache = Cache::new(9);
-    cache.begin_read(Vec::new());
+    cache.begin_read(Vec::new(), 0);
     let first = ReadBatch {
         policy: Some(Policy::default()),
         keys: vec![key(1)],
         page: Some(PageEnd::At(key(1).id)),
         ..batch(5, 5)
     };
-    cache.apply(first).unwrap();
+    cache.apply(first, &[]).unwrap();
     assert_eq!((seen(&cache, 1), seen(&cache, 2), cache.is_complete()), ("key", "miss", false));
-    let ask = cache.begin_read(Vec::new());
+    let ask = cache.begin_read(Vec::new(), 0);
     assert_eq!(ask.page.unwrap().after, Some(key(1).id));
-    cache.apply(ReadBatch { page: Some(PageEnd::Last), ..batch(5, 5) }).unwrap();
+    cache.apply(ReadBatch { page: Some(PageEnd::Last), ..batch(5, 5) }, &[]).unwrap();
     assert_eq!((seen(&cache, 2), cache.is_complete()), ("absent", true));
 }
 
@@ -186,16 +189,16 @@ fn completeness_ends_before_a_key_is_dropped_for_room() {
 #[test]
 fn a_first_load_that_does_not_fit_ends() {
     let cache = Cache::new(2);
-    cache.begin_read(Vec::new());
+    cache.begin_read(Vec::new(), 0);
     let first = ReadBatch {
         policy: Some(Policy::default()),
         keys: (1..=3).map(key).collect(),
         page: Some(PageEnd::At(key(3).id)),
         ..batch(5, 5)
     };
-    cache.apply(first).unwrap();
+    cache.apply(first, &[]).unwrap();
     assert!(!cache.is_loading() && !cache.is_complete());
-    assert!(cache.begin_read(Vec::new()).page.is_none());
+    assert!(cache.begin_read(Vec::new(), 0).page.is_none());
 }
 
 #[test]
@@ -243,10 +246,10 @@ fn a_suspended_account_and_a_new_policy_count_at_once() {
 fn a_doubt_lasts_until_a_read_sent_later_is_applied() {
     let cache = loaded(2, 9);
     // This read is under way when the doubt arises, so it settles nothing.
-    cache.begin_read(Vec::new());
+    cache.begin_read(Vec::new(), 0);
     cache.doubt(Doubt::Key(key(1).id));
     cache.doubt(Doubt::Digest(digest(7)));
-    cache.apply(batch(5, 5)).unwrap();
+    cache.apply(batch(5, 5), &[]).unwrap();
     assert_eq!(
         (seen(&cache, 1), seen(&cache, 2), seen(&cache, 7)),
         ("doubtful", "key", "doubtful")
@@ -273,17 +276,21 @@ fn a_store_that_went_back_or_broke_its_order_is_noticed() {
 }
 
 #[test]
-fn a_batch_that_is_refused_changes_nothing() {
+fn a_batch_that_is_refused_drops_everything_and_starts_over() {
     let cache = loaded(1, 9);
     let read = ReadBatch { changes: vec![changed(7, 1)], keys: vec![key(4)], ..batch(5, 7) };
     apply(&cache, read).unwrap_err();
-    assert_eq!((seen(&cache, 4), cache.applied()), ("absent", Some(position(5))));
+    assert_eq!((seen(&cache, 1), cache.applied()), ("nothing", None));
+    assert!(cache.begin_read(Vec::new(), 0).after.is_none());
 }
 
 #[test]
-fn a_fence_drops_everything_and_starts_over() {
+fn a_commit_of_this_node_that_a_later_read_does_not_show_is_noticed() {
     let cache = loaded(1, 9);
-    cache.fence();
+    cache.begin_read(Vec::new(), 0);
+    cache.apply(batch(5, 5), &[position(5)]).unwrap();
+    cache.begin_read(Vec::new(), 0);
+    let fence = cache.apply(batch(5, 5), &[position(6)]).unwrap_err();
+    assert_eq!(fence, Fence::OwnCommitMissing { n: 6 });
     assert_eq!(seen(&cache, 1), "nothing");
-    assert!(cache.begin_read(Vec::new()).after.is_none());
 }

@@ -15,6 +15,7 @@ use crate::keyring::Receipt;
 use crate::proto::v1;
 use crate::revision::Position;
 use crate::token::Environment;
+use crate::token::quoted;
 
 pub(super) mod accounts;
 pub(super) mod authorization;
@@ -25,8 +26,6 @@ pub(crate) use policy::{policy_from_proto, policy_to_proto};
 
 const PAGE_SIZE_DEFAULT: u32 = 50;
 const PAGE_SIZE_MAX: u32 = 1_000;
-/// The most characters of the caller's own text in a message about it.
-const SHOWN_CHARS_MAX: usize = 40;
 
 // === To the domain ===
 
@@ -152,15 +151,8 @@ fn mask(violations: &mut Violations, mask: Option<prost_types::FieldMask>) -> BT
 
 /// A path in a mask that cannot be changed.
 fn not_in_mask(violations: &mut Violations, path: &str, allowed: &str) {
-    let path = shown(path);
-    violations.add("update_mask", format!("`{path}` cannot be changed; what can is {allowed}"));
-}
-
-/// The caller's own text as a message may hold it: short, and with nothing unprintable.
-fn shown(text: &str) -> String {
-    let cut = if text.chars().nth(SHOWN_CHARS_MAX).is_some() { "…" } else { "" };
-    let start = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug);
-    start.chain(cut.chars()).collect()
+    let path = quoted(path);
+    violations.add("update_mask", format!("{path} cannot be changed; what can is {allowed}"));
 }
 
 /// What was read, once nothing was at fault. That something is missing all the same is our defect.
@@ -245,11 +237,5 @@ mod tests {
         assert_eq!(read(canonical).as_deref(), Some(canonical));
         assert_eq!(read(""), None);
         assert!(!faults(|violations| _ = request_id(violations, "once")).is_empty());
-    }
-
-    #[test]
-    fn long_text_of_the_caller_is_not_given_back() {
-        assert_eq!(shown("a\u{202e}b"), "a\\u{202e}b");
-        assert_eq!(shown(&"x".repeat(1_000_000)).chars().count(), 41);
     }
 }

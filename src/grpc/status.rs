@@ -64,6 +64,9 @@ const fn code(reason: Reason) -> Code {
         Reason::RevisionMismatch => Code::Aborted,
         Reason::RevisionAhead | Reason::StoreUnavailable | Reason::NotReady => Code::Unavailable,
         Reason::OutcomeUnknown => Code::Unknown,
+        Reason::UnknownMethod => Code::Unimplemented,
+        Reason::MessageTooLarge => Code::InvalidArgument,
+        Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::Internal => Code::Internal,
     }
 }

@@ -22,6 +22,7 @@ use crate::decision::{Decision, Denial, Identity, PublicDenial};
 use crate::error::{Error, Reason};
 use crate::grpc::{Callers, status};
 use crate::scope::ScopePattern;
+use crate::token;
 use crate::token::Environment;
 
 const API_KEY: &str = "x-api-key";
@@ -117,9 +118,9 @@ impl Asked {
 }
 
 fn unknown(name: &str) -> String {
-    let start: String = name.chars().take(40).flat_map(char::escape_debug).collect();
+    let name = token::quoted(name);
     format!(
-        "the parameter `{start}` is not known; there are `scope`, `authenticate_only` and \
+        "the parameter {name} is not known; there are `scope`, `authenticate_only` and \
          `environment`"
     )
 }
@@ -222,6 +223,9 @@ fn undecided(error: &Error) -> Response {
         | Reason::RevisionAhead
         | Reason::StoreUnavailable
         | Reason::NotReady
+        | Reason::UnknownMethod
+        | Reason::MessageTooLarge
+        | Reason::DeadlineExceeded
         | Reason::OutcomeUnknown => unavailable(error),
     }
 }

@@ -205,17 +205,9 @@ impl Keyring {
         let Revoke { target, reason, comment, with_created } = revoke;
         let command = Command::RevokeKey { target, reason, comment, with_created };
         let done = self.mutate_as(operator, command).await?;
-        let mut keys = done.keys.into_iter();
-        let key = keys.next().ok_or_else(|| missing("key"))?;
+        let key = done.keys.into_iter().next().ok_or_else(|| missing("key"))?;
         let receipt = self.receipt(done.position.unwrap_or(key.revision));
-        let mut revoked: Vec<_> = keys.map(|key| key.id).collect();
-        // The target's change comes first and has a number of its own, as has each that went with it.
-        let is_new =
-            done.position.is_some_and(|last| last.n == key.revision.n + revoked.len() as u64);
-        if is_new {
-            revoked.insert(0, key.id);
-        }
-        Ok(Revoked { key, revoked, receipt })
+        Ok(Revoked { key, revoked: done.revoked, receipt })
     }
 
     /// Puts another key in a key's place.

@@ -5,12 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Policy, own_scopes};
 use crate::error::Error;
-use crate::scope::ScopePattern;
-use crate::scope::ScopeSet;
 use crate::scope::expression::{BadExpression, Expression, Resolve, Resolved};
+use crate::scope::{SCOPE_BYTES_MAX, ScopePattern, ScopeSet};
 
-/// How many parsed expressions are kept; callers use a few, so more than this is someone's mistake
-/// or an attack, and those are parsed anew each time.
+/// How many parsed expressions are kept. Callers use a few; more than this is someone's mistake, and
+/// then all are forgotten and those in use come back at once.
 const EXPRESSIONS_MAX: usize = 1_024;
 
 /// A policy that was found right, beside what is derived from it.
@@ -48,6 +47,7 @@ impl Catalogue {
                 .filter_map(|name| by_name.get(name).copied())
                 .collect()
         };
+        let closures = Closures::of(definitions.len(), &implied);
         let mut strict = ScopeSet::empty(definitions.len());
         let mut entries = Vec::with_capacity(definitions.len());
         for (index, scope) in definitions.iter().enumerate() {
@@ -57,7 +57,7 @@ impl Catalogue {
             entries.push(Entry {
                 name: scope.name.clone(),
                 resolved: Resolved { index, strict: scope.strict, cost: scope.cost },
-                closure: close(index, definitions.len(), &implied),
+                closure: closures.0[index].clone().unwrap_or_default(),
             });
         }
         Ok(Self { policy, entries, by_name, strict, expressions: RwLock::default() })
@@ -118,9 +118,10 @@ impl Catalogue {
         }
         let expression = Arc::new(Expression::parse(text, self)?);
         let mut kept = self.expressions.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < EXPRESSIONS_MAX {
-            kept.insert(text.into(), Arc::clone(&expression));
+        if kept.len() >= EXPRESSIONS_MAX {
+            kept.clear();
         }
+        kept.insert(text.into(), Arc::clone(&expression));
         Ok(expression)
     }
 }
@@ -135,26 +136,52 @@ impl Resolve for Catalogue {
     }
 }
 
-fn close(start: usize, scopes: usize, implied: &impl Fn(usize) -> Vec<usize>) -> ScopeSet {
-    let mut closure = ScopeSet::empty(scopes);
-    let mut open = vec![start];
-    while let Some(index) = open.pop() {
-        if closure.insert(index) {
-            open.extend(implied(index));
+/// What each scope contains, itself and all that it implies; each worked out once.
+struct Closures(Vec<Option<ScopeSet>>);
+
+impl Closures {
+    fn of(scopes: usize, implied: &impl Fn(usize) -> Vec<usize>) -> Self {
+        let mut closures = Self(vec![None; scopes]);
+        for start in 0..scopes {
+            closures.work_out(start, implied);
+        }
+        closures
+    }
+
+    /// Depth-first with a stack of our own; a validated policy has no loops.
+    fn work_out(&mut self, start: usize, implied: &impl Fn(usize) -> Vec<usize>) {
+        let mut open = vec![start];
+        while let Some(&index) = open.last() {
+            let implied = implied(index);
+            let before = open.len();
+            open.extend(implied.iter().filter(|next| self.0[**next].is_none()));
+            if open.len() > before {
+                continue;
+            }
+            let mut closure = ScopeSet::empty(self.0.len());
+            closure.insert(index);
+            for next in implied {
+                if let Some(contained) = &self.0[next] {
+                    closure.insert_all(contained);
+                }
+            }
+            self.0[index] = Some(closure);
+            open.pop();
         }
     }
-    closure
 }
 
 /// The name most like the one given, when one is like it at all.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // Longer than any name there can be: not worth comparing.
-    if name.len() > 128 {
+    if name.len() > SCOPE_BYTES_MAX {
         return None;
     }
+    let tolerance = |candidate: &str| (candidate.len() / 3).max(2);
     known
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(2))
+        .filter(|candidate| name.len().abs_diff(candidate.len()) <= tolerance(candidate))
+        .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= tolerance(candidate))
         .min()
         .map(|(_, candidate)| candidate)
 }

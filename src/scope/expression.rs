@@ -6,6 +6,7 @@
 use thiserror::Error;
 
 use super::{Scope, ScopeSet};
+use crate::token;
 
 /// The most characters of an expression.
 pub const EXPRESSION_CHARS_MAX: usize = 1_000;
@@ -72,9 +73,9 @@ pub enum BadExpression {
         place: String,
     },
     /// A scope that is not in the policy's catalogue.
-    #[error("the scope `{scope}` is not in the policy's catalogue{hint}")]
+    #[error("the scope {scope} is not in the policy's catalogue{hint}")]
     Unknown {
-        /// Its name.
+        /// Its name, as it may be repeated.
         scope: String,
         /// The nearest known name, as a question.
         hint: String,
@@ -201,7 +202,7 @@ impl<'a, C: Resolve> Parser<'a, C> {
                 (_, Some(near)) => format!("; did you mean `{near}`?"),
                 (_, None) => String::new(),
             };
-            return Err(BadExpression::Unknown { scope: shorten(word), hint });
+            return Err(BadExpression::Unknown { scope: token::quoted(word), hint });
         };
         if !self.named.contains(&word) {
             self.named.push(word);
@@ -224,7 +225,7 @@ impl<'a, C: Resolve> Parser<'a, C> {
         let place = if rest.is_empty() {
             "at the end".to_owned()
         } else {
-            format!("before `{}`", shorten(rest))
+            format!("before {}", token::quoted(rest))
         };
         BadExpression::Unexpected { expected, place }
     }
@@ -252,11 +253,6 @@ fn lex(text: &str) -> (Lexeme<'_>, &str) {
         "or" => (Lexeme::Or, rest),
         _ => (Lexeme::Word(word), rest),
     }
-}
-
-/// What an error repeats of its input: a few characters, and none that a terminal would obey.
-fn shorten(text: &str) -> String {
-    text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]

@@ -9,10 +9,9 @@ use futures_util::FutureExt;
 use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -69,10 +68,11 @@ pub(super) async fn serve<S: HttpService>(
     let peer = socket.peer();
     let Ok(stream) = socket.open() else { return };
 
-    let service = TowerToHyperService::new(service);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        service.call(request)
+        // At once, without asking whether it is ready: a call's task then holds the future alone, and
+        // not the service and the request beside it.
+        service.clone().call(request)
     });
     let (tap, calls) = (Tap::default(), Calls::default());
     let http = http_builder(terms.protocol, limits, calls.clone());
@@ -157,7 +157,11 @@ fn http_builder(protocol: Protocol, limits: &Limits, calls: Calls) -> Builder<Ca
         .max_pending_accept_reset_streams(limits.max_pending_reset_streams)
         .max_local_error_reset_streams(limits.max_local_reset_streams);
     match protocol {
-        Protocol::Http2 => builder.http2_only(),
+        Protocol::Http2 => {
+            // gRPC has no use for it, and it costs each answer a look at the clock.
+            builder.http2().auto_date_header(false);
+            builder.http2_only()
+        }
         Protocol::Auto => builder,
     }
 }

@@ -141,7 +141,14 @@ impl Api {
         let store = store::open(&url).await.unwrap();
         let clock = machine::clock(Timestamp::EPOCH);
         let prefix = Prefix::parse("hm").unwrap();
-        let node = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100);
+        let node = Node::wire(
+            &store,
+            clock,
+            Arc::new(MachineEntropy),
+            &prefix,
+            100,
+            std::time::Duration::from_millis(250),
+        );
         let feed = node.feed.clone();
         let reader = tokio::spawn(async move { feed.run().await });
         let (_, secret) = node.keyring.new_token(Environment::Live);

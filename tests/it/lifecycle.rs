@@ -257,7 +257,7 @@ async fn a_walk_through_the_pages_sees_each_key_once_under_equal_times() {
 }
 
 #[tokio::test]
-async fn accounts_are_listed_oldest_first() {
+async fn accounts_are_listed_by_id() {
     let admin = Admin::start().await;
     for id in ["zoe", "amy", "mia"] {
         admin.account(id, "pro");
@@ -265,7 +265,7 @@ async fn accounts_are_listed_oldest_first() {
     let list = admin.call("AccountService/ListAccounts", &json!({"plan": "pro"}));
     let ids: Vec<_> =
         list["accounts"].as_array().unwrap().iter().map(|it| &it["accountId"]).collect();
-    assert_eq!(ids, ["zoe", "amy", "mia"]);
+    assert_eq!(ids, ["amy", "mia", "zoe"]);
 }
 
 #[tokio::test]

@@ -121,7 +121,9 @@ async fn a_store_that_cannot_be_written_says_what_to_do() {
     let folder = Folder::new();
     let missing = folder.path().join("none/latchkey.db");
     assert_refused(&serve(&missing, &[], &[]).await, &["make the folder first", "mkdir -p"]);
-    let is_folder = serve(folder.path(), &[], &[]).await;
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let is_folder = serve(&other, &[], &[]).await;
     assert_refused(&is_folder, &["it is a folder; name a file in it"]);
     // Nobody makes files there, root included.
     let refused = serve(Path::new("/sys/latchkey.db"), &[], &[]).await;

@@ -23,6 +23,8 @@ use latchkey::token::{Environment, Prefix, Token};
 
 use crate::support::{FaultyStore, Folder};
 
+const READ_TIME_MAX: Duration = Duration::from_millis(250);
+
 /// A node over the real store, with a hand on its reads.
 struct Rig {
     node: Node,
@@ -46,7 +48,14 @@ impl Rig {
         let as_store: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
         let clock = machine::clock(Timestamp::EPOCH);
         let prefix = Prefix::parse("hm").unwrap();
-        let node = Node::wire(&as_store, clock, Arc::new(MachineEntropy), &prefix, keys_max);
+        let node = Node::wire(
+            &as_store,
+            clock,
+            Arc::new(MachineEntropy),
+            &prefix,
+            keys_max,
+            READ_TIME_MAX,
+        );
         let (_, secret) = node.keyring.new_token(Environment::Live);
         let rig_seed = Command::Seed { policy: Policy::default(), secret };
         mutate(&*store, rig_seed).await;
@@ -273,7 +282,7 @@ async fn a_revocation_counts_at_once_while_the_first_load_goes_on() {
     let store: Arc<dyn Store> = Arc::clone(&rig.store) as Arc<dyn Store>;
     let prefix = Prefix::parse("hm").unwrap();
     let clock = machine::clock(Timestamp::EPOCH);
-    let late = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100_000);
+    let late = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100_000, READ_TIME_MAX);
     let feed = late.feed.clone();
     let reader = tokio::spawn(async move { feed.run().await });
     late.feed.show(None).await.unwrap();

@@ -8,6 +8,7 @@ use crate::account::{
 use crate::error::{Error, Violations};
 use crate::keyring::{AccountList, AccountUpdate};
 use crate::proto::v1;
+use crate::token;
 
 /// What of an account can be changed.
 const CHANGEABLE: &str = "`display_name`, `plan`, `suspended`, `suspend_reason`, `labels`";
@@ -26,6 +27,9 @@ pub(in crate::grpc) fn create(
     if id.is_none() && !account_id.is_empty() {
         let remedy = format!("{}; leave it empty to have one made", AccountId::GRAMMAR);
         violations.add("account_id", remedy);
+    }
+    if token::is_in(&account_id) {
+        violations.add("account_id", token::HOLDS_TOKEN);
     }
     check_display_name(&mut violations, "display_name", &display_name);
     check_labels(&mut violations, "labels", &labels);

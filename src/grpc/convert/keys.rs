@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     account_id, environment, environment_if_any, environment_to_proto, instant, key_id, mask,
-    not_in_mask, optional, page_size, position, request_id, shown, span, texts, timestamp, whole,
+    not_in_mask, optional, page_size, position, request_id, span, texts, timestamp, whole,
 };
 use crate::account::{check_comment, check_display_name, check_labels};
 use crate::clock::Timestamp;
@@ -19,6 +19,7 @@ use crate::keyring::{KeyList, KeyUpdate, LookupBy, Revoke};
 use crate::proto::v1::{self, create_key_request, lookup_key_request, revoke_key_request};
 use crate::scope::ScopePattern;
 use crate::store::KeyTarget;
+use crate::token::quoted;
 use crate::token::{self, Digest};
 
 /// What of a key can be changed.
@@ -253,7 +254,7 @@ fn patterns(violations: &mut Violations, field: &str, scopes: &[String]) -> Vec<
             }
             Ok(pattern) => read.push(pattern),
             Err(error) => {
-                let fault = format!("`{}`: {error}", shown(text));
+                let fault = format!("{}: {error}", quoted(text));
                 violations.add(format!("{field}[{index}]"), fault);
             }
         }

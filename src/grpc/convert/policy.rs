@@ -49,6 +49,8 @@ pub(crate) fn policy_from_proto(policy: v1::Policy) -> Result<Policy, Error> {
         scopes: scopes.into_iter().map(scope_from_proto).collect(),
         plans,
     };
+    // Checked as it was sent, so that violations name the places of what was sent.
+    policy.validate("policy.")?;
     Ok(policy.without_own_scopes())
 }
 
@@ -137,13 +139,15 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_its_default_and_zero_is_no_default() {
-        let absent = policy_from_proto(v1::Policy::default()).unwrap();
+        let plans = vec![v1::Plan { name: "free".into(), ..Default::default() }];
+        let absent = v1::Policy { plans: plans.clone(), ..Default::default() };
+        let absent = policy_from_proto(absent).unwrap();
         assert_eq!((absent.bound_ms, absent.grace_ms), (1_000, 600_000));
         let zero = Some(prost_types::Duration::default());
-        let said = v1::Policy { bound: zero, grace: zero, ..Default::default() };
-        let said = policy_from_proto(said).unwrap();
-        assert_eq!((said.bound_ms, said.grace_ms), (0, 0));
-        assert!(said.validate("policy.").unwrap_err().message.contains("policy.bound:"));
+        let said = v1::Policy { plans, bound: zero, grace: zero, ..Default::default() };
+        let refused = policy_from_proto(said).unwrap_err();
+        let fields: Vec<_> = refused.violations.iter().map(|it| it.field.as_str()).collect();
+        assert_eq!(fields, ["policy.bound"]);
     }
 
     #[test]

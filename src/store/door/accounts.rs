@@ -8,6 +8,7 @@ use crate::error::{Error, Reason};
 use crate::policy::{Policy, catalogue};
 use crate::revision::Position;
 use crate::store::{Done, RequestMark, StoreError};
+use crate::token;
 
 const RPC_CREATE: &str = "CreateAccount";
 const ID_PREFIX: &str = "acct_";
@@ -124,9 +125,11 @@ fn check_plan(field: &str, plan: &str, policy: &Policy) -> Result<(), Error> {
     Err(match catalogue::nearest(plan, names) {
         Some(near) => Error::invalid(
             field,
-            format!("`{plan}` is not a plan of the policy; did you mean `{near}`?"),
+            format!("{} is not a plan of the policy; did you mean `{near}`?", token::quoted(plan)),
         ),
-        None => Error::invalid(field, format!("`{plan}` is not a plan of the policy")),
+        None => {
+            Error::invalid(field, format!("{} is not a plan of the policy", token::quoted(plan)))
+        }
     })
 }
 

@@ -6,7 +6,7 @@ use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::error::{Error, Reason, Violations};
 use crate::key::{Expiry, KeyChange, KeyClass, KeyId, KeyRecord, NewKey, is_expired};
-use crate::policy::Catalogue;
+use crate::policy::{Catalogue, HINTS_MAX};
 use crate::revision::Position;
 use crate::scope::ScopePattern;
 use crate::scope::expression::Resolve as _;
@@ -204,11 +204,14 @@ pub(super) fn check_known(
     scopes: &[ScopePattern],
     catalogue: &Catalogue,
 ) {
+    let mut hints = HINTS_MAX;
     for (index, scope) in scopes.iter().enumerate() {
         if catalogue.knows(scope) {
             continue;
         }
-        let text = match (scope.stem(), catalogue.nearest(scope.as_str())) {
+        let near = (hints > 0).then(|| catalogue.nearest(scope.as_str())).flatten();
+        hints = hints.saturating_sub(1);
+        let text = match (scope.stem(), near) {
             (None, Some(near)) => {
                 format!("`{scope}` is not in the policy; did you mean `{near}`?")
             }

@@ -65,19 +65,30 @@ impl<R: Rows> Door<'_, R> {
         }
     }
 
-    /// The scopes that mean something now, nothing from then on, and are held by keys in use.
+    /// The scopes of keys in use that mean less from then on.
     async fn orphans(
         &mut self,
         old: &Catalogue,
         new: &Catalogue,
     ) -> Result<Vec<(String, u64)>, StoreError> {
         let is_kept = |name: &str| new.index(name).is_some();
-        if old.policy().scopes.iter().all(|scope| is_kept(&scope.name)) {
+        let dropped: Vec<_> = old
+            .policy()
+            .scopes
+            .iter()
+            .filter(|scope| !is_kept(&scope.name))
+            .filter_map(|scope| old.index(&scope.name))
+            .collect();
+        if dropped.is_empty() {
             return Ok(Vec::new());
         }
         let mut held = self.rows.scopes_held(self.at).await?;
+        // A key holds what its scopes imply and what lies below its patterns, too.
         held.retain(|(scope, _)| {
-            ScopePattern::parse(scope).is_ok_and(|scope| old.knows(&scope) && !new.knows(&scope))
+            ScopePattern::parse(scope).is_ok_and(|scope| {
+                let amount = old.held([&scope]);
+                dropped.iter().any(|index| amount.contains(*index))
+            })
         });
         held.sort();
         Ok(held)

@@ -38,15 +38,18 @@ impl<R: Rows> Door<'_, R> {
         .ok_or_else(Error::not_found)?;
         ground.authority.check_reach(&key.account)?;
         let made = if with_created { self.made_by(ground, key.id).await? } else { Vec::new() };
+        let mut revoked = Vec::new();
         if key.revocation.is_none() {
             key = self.end_key(&key, words).await?;
+            revoked.push(key.id);
         }
         let account = self.account_of(&key).await?;
         let mut keys = vec![key];
         for key in made.iter().filter(|key| key.revocation.is_none()) {
             keys.push(self.end_key(key, words).await?);
+            revoked.push(key.id);
         }
-        Ok(Done { account: Some(self.counted(account).await?), keys, ..self.done() })
+        Ok(Done { account: Some(self.counted(account).await?), keys, revoked, ..self.done() })
     }
 
     /// Revokes a key that is not revoked yet.

@@ -47,7 +47,8 @@ macro_rules! select_accounts {
 }
 pub(super) use select_accounts;
 
-/// What counts against a limit at `?2`, after the account and the class: `KeyRecord::is_counted`.
+/// What counts against a limit at `?2`, after the account and the class. A predecessor in overlap is not
+/// counted as long as its successor counts in its place.
 macro_rules! counted {
     ($account:literal, $class:literal) => {
         concat!(
@@ -55,8 +56,10 @@ macro_rules! counted {
             $account,
             " AND class = ",
             $class,
-            " AND revoke_time IS NULL AND rotated_to IS NULL",
-            " AND (expire_time IS NULL OR expire_time > ?2))"
+            " AND revoke_time IS NULL AND (expire_time IS NULL OR expire_time > ?2)",
+            " AND (rotated_to IS NULL OR NOT EXISTS (SELECT 1 FROM keys AS heir",
+            " WHERE heir.id = keys.rotated_to AND heir.class = keys.class",
+            " AND heir.revoke_time IS NULL AND (heir.expire_time IS NULL OR heir.expire_time > ?2))))"
         )
     };
 }

@@ -65,9 +65,8 @@ CREATE UNIQUE INDEX keys_by_digest ON keys (digest);
 CREATE INDEX keys_by_account ON keys (account_id, id);
 CREATE INDEX keys_by_maker ON keys (created_by, id);
 CREATE INDEX keys_by_hint ON keys (hint, id);
--- What counts against a plan: `KeyRecord::is_counted`, with the expiry left to the query.
-CREATE INDEX keys_counted ON keys (account_id, class, expire_time)
-    WHERE revoke_time IS NULL AND rotated_to IS NULL;
+-- What counts against a plan, with the expiry and the successor in overlap left to the query.
+CREATE INDEX keys_counted ON keys (account_id, class, expire_time) WHERE revoke_time IS NULL;
 
 -- The policy: one row, the document as JSON.
 CREATE TABLE policy (
