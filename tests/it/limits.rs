@@ -6,7 +6,7 @@ use latchkey::proto::v1::create_key_request::Expiration;
 use latchkey::proto::v1::key_service_client::KeyServiceClient;
 use latchkey::proto::v1::{
     Account, CreateAccountRequest, CreateKeyRequest, CreateKeyResponse, Environment,
-    GetAccountRequest, Key, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
+    GetAccountRequest, Key, KeyState, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
     UpdateAccountRequest, UpdateKeyRequest, revoke_key_request::Target,
 };
 use prost_types::{Duration, FieldMask, Timestamp};
@@ -228,7 +228,9 @@ async fn a_key_rotated_twenty_times_at_once_has_one_successor() {
         let target = Some(Target::KeyId(successors[0].clone()));
         let end = RevokeKeyRequest { target, ..Default::default() };
         crowd.clients[0].clone().revoke_key(end).await.unwrap();
-        assert_eq!(crowd.get("acme").await.counted_keys, 0);
+        // A predecessor that still works counts once nothing stands in its place.
+        let still_working = u32::from(overlap > 0);
+        assert_eq!(crowd.get("acme").await.counted_keys, still_working);
     }
 }
 
@@ -261,9 +263,10 @@ struct Walk<'a> {
 
 /// The count that the plan is about, written down once more and naively.
 fn counted(keys: &[Key]) -> u32 {
+    let is_alive = |key: &Key| matches!(key.state(), KeyState::Active | KeyState::Disabled);
     let is_counted = |key: &&Key| {
-        let is_over = key.expire_time.is_some_and(|end| end.seconds < FAR);
-        key.revoke_time.is_none() && key.rotated_to.is_empty() && !is_over
+        let successor = keys.iter().find(|other| other.key_id == key.rotated_to);
+        is_alive(key) && !successor.is_some_and(is_alive)
     };
     u32::try_from(keys.iter().filter(is_counted).count()).unwrap()
 }
@@ -355,6 +358,22 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn rotating_with_overlap_and_revoking_the_successor_gains_no_key() {
+    let crowd = Crowd::gather().await;
+    crowd.account("acme", "free").await;
+    let mut client = crowd.clients[0].clone();
+    let made = client.create_key(new_key("acme")).await.unwrap().into_inner().key.unwrap();
+    let overlap = Some(Duration { seconds: 3_600, nanos: 0 });
+    let request = RotateKeyRequest { key_id: made.key_id, overlap, ..Default::default() };
+    let successor = client.rotate_key(request).await.unwrap().into_inner().key.unwrap();
+    let target = Some(Target::KeyId(successor.key_id));
+    client.revoke_key(RevokeKeyRequest { target, ..Default::default() }).await.unwrap();
+    // The predecessor works on for an hour: it is the one key that the plan allows.
+    let refused = client.create_key(new_key("acme")).await.unwrap_err();
+    assert_eq!(reason_of(&refused), "PLAN_LIMIT_REACHED");
 }
 
 #[tokio::test]

@@ -178,7 +178,7 @@ on_every_backend! {
             a_scope_that_keys_may_hand_out_is_not_dropped,
             a_scope_is_dropped_when_told_to,
             a_scope_of_revoked_and_expired_keys_is_dropped,
-            a_pattern_left_with_nothing_counts_as_held,
+            what_a_pattern_covers_or_a_scope_implies_counts_as_held,
             a_plan_that_accounts_are_on_is_never_dropped,
         }
         seed {

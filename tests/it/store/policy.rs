@@ -134,12 +134,14 @@ pub(crate) async fn a_scope_of_revoked_and_expired_keys_is_dropped(store: Shared
     done(&store, at(later(HOUR), apply(without_scope("memory:readonly")))).await;
 }
 
-pub(crate) async fn a_pattern_left_with_nothing_counts_as_held(store: Shared) {
+pub(crate) async fn what_a_pattern_covers_or_a_scope_implies_counts_as_held(store: Shared) {
     with_account(&store, "developer").await;
-    done(&store, create(new_key("acme", &["memory:*"]))).await;
+    done(&store, create(new_key("acme", &["memory:write"]))).await;
     done(&store, apply(without_scope("memory:readonly"))).await;
-    let none = Policy { scopes: Vec::new(), ..Policy::default() };
-    assert_eq!(refused(&store, apply(none)).await.metadata[0].1, "memory:*");
+    done(&store, apply(Policy::default())).await;
+    done(&store, create(new_key("acme", &["memory:*"]))).await;
+    let dropped = refused(&store, apply(without_scope("memory:readonly"))).await;
+    assert_eq!(dropped.metadata[0].1, "memory:*");
 }
 
 pub(crate) async fn a_plan_that_accounts_are_on_is_never_dropped(store: Shared) {
