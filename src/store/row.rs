@@ -137,11 +137,6 @@ impl KeyRow {
         }
     }
 
-    /// Its id and digest, as far as they can be told: what a row that makes no sense is known by.
-    pub(super) fn identity(&self) -> (Option<KeyId>, Option<Digest>) {
-        (KeyId::parse(&self.id), Digest::from_bytes(&self.digest))
-    }
-
     /// The record of this row.
     pub(super) fn into_record(self) -> Result<KeyRecord, StoreError> {
         let row = Named { table: "keys", row: self.id.clone() };

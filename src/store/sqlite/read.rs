@@ -7,12 +7,13 @@ use sqlx::{Executor as _, Row as _};
 
 use super::failure::failed;
 use super::rows::{
-    account_row, get, key_row, no_feed, position, read_policy, select_accounts, select_keys,
+    DIGEST_COLUMN, account_row, get, key_row, no_feed, position, read_policy, select_accounts,
+    select_keys,
 };
 use crate::account::AccountId;
 use crate::key::KeyId;
 use crate::revision::Position;
-use crate::store::row::{Named, json};
+use crate::store::row::{AccountRow, KeyRow, Named, json};
 use crate::store::{
     Change, PageAsk, PageEnd, RECENT_CHANGES_MAX, ReadAsk, ReadBatch, StoreError, Subject,
 };
@@ -190,12 +191,11 @@ impl Reading<'_> {
 
     /// Takes a key into the batch. One that cannot be read must not stop all others, so it is told apart.
     fn take_key(&mut self, row: &SqliteRow) -> Result<(KeyId, Option<Digest>), StoreError> {
-        let row = key_row(row)?;
-        let (id, digest) = row.identity();
-        let named = Named { table: "keys", row: row.id.clone() };
-        let id = named.need("id", id)?;
+        let text: &str = get(row, 0)?;
+        let id = Named { table: "keys", row: text.to_owned() }.need("id", KeyId::parse(text))?;
+        let digest = get::<&[u8]>(row, DIGEST_COLUMN).ok().and_then(Digest::from_bytes);
         if self.keys.insert(id) {
-            match row.into_record() {
+            match key_row(row).and_then(KeyRow::into_record) {
                 Ok(key) => self.batch.keys.push(key),
                 Err(error) => {
                     tracing::error!(%error, "a key cannot be read, and is refused");
@@ -226,10 +226,10 @@ impl Reading<'_> {
             .await
             .map_err(failed)?;
         for row in &rows {
-            let row = account_row(row)?;
-            let named = Named { table: "accounts", row: row.id.clone() };
-            let id = named.need("id", AccountId::parse(&row.id))?;
-            match row.into_record() {
+            let text: &str = get(row, 0)?;
+            let named = Named { table: "accounts", row: text.to_owned() };
+            let id = named.need("id", AccountId::parse(text))?;
+            match account_row(row).and_then(AccountRow::into_record) {
                 Ok(account) => self.batch.accounts.push(account),
                 Err(error) => {
                     tracing::error!(%error, "an account cannot be read, and its keys are refused");

@@ -376,6 +376,9 @@ pub(super) fn position(row: &SqliteRow, column: usize) -> Result<Position, Store
     .into())
 }
 
+/// Where the digest stands in what [`select_keys`] selects.
+pub(super) const DIGEST_COLUMN: usize = 12;
+
 /// A row of [`select_keys`].
 pub(super) fn key_row(row: &SqliteRow) -> Result<KeyRow, StoreError> {
     Ok(KeyRow {
@@ -389,7 +392,7 @@ pub(super) fn key_row(row: &SqliteRow) -> Result<KeyRow, StoreError> {
         class: get(row, 9)?,
         scopes: get(row, 10)?,
         grantable_scopes: get(row, 11)?,
-        digest: get(row, 12)?,
+        digest: get(row, DIGEST_COLUMN)?,
         digest_algorithm: get(row, 13)?,
         hint: get(row, 14)?,
         create_time: get(row, 15)?,

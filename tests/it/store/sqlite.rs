@@ -153,26 +153,28 @@ async fn one_key_that_makes_no_sense_is_unreadable_and_stops_no_other() {
     with_account(&store, "developer").await;
     let bad = key(&store, create_reader()).await;
     let newer = key(&store, create_reader()).await;
+    let garbled = key(&store, create_reader()).await;
     let good = key(&store, create_reader()).await;
     place
         .sql(
             "UPDATE keys SET scopes = '[\"no scope\"]' WHERE id = (SELECT id FROM keys \
              WHERE account_id = 'acme' ORDER BY id LIMIT 1); \
              UPDATE keys SET format = 2 WHERE id = (SELECT id FROM keys \
-             WHERE account_id = 'acme' ORDER BY id LIMIT 1 OFFSET 1)",
+             WHERE account_id = 'acme' ORDER BY id LIMIT 1 OFFSET 1); \
+             UPDATE keys SET labels = CAST(x'ff' AS TEXT) WHERE id = (SELECT id FROM keys \
+             WHERE account_id = 'acme' ORDER BY id LIMIT 1 OFFSET 2)",
         )
         .await;
-    let wanted = vec![bad.digest, newer.digest, good.digest];
+    let wanted = vec![bad.digest, newer.digest, garbled.digest, good.digest];
     let page = Some(PageAsk { after: None, keys_max: 100 });
     let ask = ReadAsk { wanted, page, ..ReadAsk::default() };
     let batch = store.read(&ask).await.unwrap();
     assert!(batch.keys.contains(&good) && batch.keys.len() == 2);
     assert!(batch.absent.is_empty());
-    let mut unreadable = batch.unreadable;
-    unreadable.sort_by_key(|(_, digest)| *digest != Some(bad.digest));
-    let told =
-        [(Subject::Key(bad.id), Some(bad.digest)), (Subject::Key(newer.id), Some(newer.digest))];
-    assert_eq!(unreadable, told);
+    assert_eq!(batch.unreadable.len(), 3);
+    for key in [&bad, &newer, &garbled] {
+        assert!(batch.unreadable.contains(&(Subject::Key(key.id), Some(key.digest))));
+    }
     let error = store.key(bad.id).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { table: "keys", .. }), "{error}");
     store.close().await;
