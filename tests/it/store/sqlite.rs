@@ -161,7 +161,7 @@ async fn one_key_that_makes_no_sense_is_unreadable_and_stops_no_other() {
              WHERE account_id = 'acme' ORDER BY id LIMIT 1); \
              UPDATE keys SET format = 2 WHERE id = (SELECT id FROM keys \
              WHERE account_id = 'acme' ORDER BY id LIMIT 1 OFFSET 1); \
-             UPDATE keys SET labels = CAST(x'ff' AS TEXT) WHERE id = (SELECT id FROM keys \
+             UPDATE keys SET display_name = CAST(x'6bff' AS TEXT) WHERE id = (SELECT id FROM keys \
              WHERE account_id = 'acme' ORDER BY id LIMIT 1 OFFSET 2)",
         )
         .await;
