@@ -9,6 +9,7 @@ mod bad_input;
 mod lifecycle;
 mod limits;
 
+mod durability;
 mod revocation;
 mod store;
 mod truth;

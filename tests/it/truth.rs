@@ -251,6 +251,19 @@ async fn after_an_unknown_outcome_nothing_of_the_subject_is_used_until_it_was_re
 }
 
 #[tokio::test]
+async fn a_decision_on_a_key_that_is_held_waits_for_nothing() {
+    use futures_util::FutureExt as _;
+    let rig = Rig::with_room_for(100).await;
+    let (_, token) = rig.key().await;
+    until(Some(None), async || rig.ask(&token).await.ok()).await;
+    // The store stands still, and a read of it is on its way.
+    rig.store.hold_reads();
+    rig.key().await;
+    rig.a_held_read().await;
+    assert_eq!(rig.ask(&token).now_or_never().unwrap().unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_store_whose_order_was_tampered_with_is_refused() {
     for tamper in [
         // The tag of the last applied change is another: the store went back, and forward another way.
