@@ -1,9 +1,10 @@
 //! The gRPC coat: which call goes where, on which thread, and within what bounds.
 //!
-//! Decisions are answered on the thread that has the connection. Everything else is administration and
-//! runs as a task of its own on the background runtime, so that it never occupies a thread of the hot
-//! path, and so that a caller who goes away, or whose deadline passes, does not stop a change half-way:
-//! [`Keyring`] relies on it.
+//! No handler begins before the whole message is there, within its bounds of size and time. Decisions are
+//! answered on the thread that has the connection. Everything else is administration: its callers are
+//! admitted before a byte of their message is read, and it runs as a task of its own on the background
+//! runtime, so that it never occupies a thread of the hot path, and so that a caller who goes away, or
+//! whose deadline passes, does not stop a change half-way: [`Keyring`] relies on it.
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -12,10 +13,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::FutureExt as _;
+use http::request::Parts as Head;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::Full;
 use tokio::runtime::Handle;
 use tonic::body::Body;
-use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::Routes;
 use tower_service::Service;
 
@@ -26,6 +29,8 @@ use crate::proto::{self, v1};
 use crate::serve::Peer;
 
 mod deadline;
+mod message;
+mod method;
 
 mod accounts;
 mod authorize;
@@ -39,17 +44,14 @@ pub(crate) mod status;
 pub use authorize::Callers;
 pub use health::Health;
 
+use self::deadline::{Administration, trailers_only};
+use self::message::Message;
+use self::method::Method;
+
 use v1::account_service_server::AccountServiceServer;
 use v1::authorization_service_server::AuthorizationServiceServer;
 use v1::key_service_server::KeyServiceServer;
 use v1::policy_service_server::PolicyServiceServer;
-
-/// What stands before the name of a method that decides.
-const HOT_PATH: &str = "/latchkey.v1.AuthorizationService/";
-/// The largest question: a token and an expression.
-const QUESTION_BYTES_MAX: usize = 64 * 1024;
-/// The largest message of administration: a policy.
-const ADMINISTRATION_BYTES_MAX: usize = 1024 * 1024;
 
 /// What the service is made of.
 pub struct Parts {
@@ -75,28 +77,21 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
     let admission = Admission(authorizer.clone());
     let keys = keys::Keys::new(admission.clone(), keyring.clone());
     let accounts = accounts::Accounts::new(admission.clone(), keyring.clone());
-    let policy = policy::Policies::new(admission, keyring);
+    let policy = policy::Policies::new(admission.clone(), keyring);
+    // What a message may come to is settled before it is handed on.
     let mut routes = Routes::builder();
     routes
-        .add_service(health.server().max_decoding_message_size(ADMINISTRATION_BYTES_MAX))
-        .add_service(
-            KeyServiceServer::new(keys).max_decoding_message_size(ADMINISTRATION_BYTES_MAX),
-        )
-        .add_service(
-            AccountServiceServer::new(accounts).max_decoding_message_size(ADMINISTRATION_BYTES_MAX),
-        )
-        .add_service(
-            PolicyServiceServer::new(policy).max_decoding_message_size(ADMINISTRATION_BYTES_MAX),
-        );
+        .add_service(health.server())
+        .add_service(KeyServiceServer::new(keys))
+        .add_service(AccountServiceServer::new(accounts))
+        .add_service(PolicyServiceServer::new(policy));
     if reflection {
         add_reflection(&mut routes);
     }
     let decisions = authorize::Decisions::new(authorizer, callers, realm);
     let dispatch = Dispatch {
-        decisions: AuthorizationServiceServer::new(decisions)
-            .max_decoding_message_size(QUESTION_BYTES_MAX),
-        administration: routes.routes().prepare(),
-        background,
+        decisions: AuthorizationServiceServer::new(decisions),
+        administration: Administration::new(routes.routes().prepare(), background, admission),
     };
     (health, dispatch)
 }
@@ -112,9 +107,10 @@ fn add_reflection(routes: &mut tonic::service::RoutesBuilder) {
     };
     match (builder().build_v1(), builder().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => {
+            let bytes_max = Method::Reflect.bytes_max();
             routes
-                .add_service(v1.max_decoding_message_size(QUESTION_BYTES_MAX))
-                .add_service(v1alpha.max_decoding_message_size(QUESTION_BYTES_MAX));
+                .add_service(v1.max_decoding_message_size(bytes_max))
+                .add_service(v1alpha.max_decoding_message_size(bytes_max));
         }
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "reflection is not served");
@@ -128,15 +124,25 @@ fn add_reflection(routes: &mut tonic::service::RoutesBuilder) {
 #[derive(Clone)]
 pub struct Dispatch {
     decisions: AuthorizationServiceServer<authorize::Decisions>,
-    administration: Routes,
-    background: Handle,
+    administration: Administration,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// The answer to a call; every error in it carries its reason.
+pub struct Answer(Answering);
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map_ok(status::with_reason)
+    }
+}
 
 impl<B> Service<Request<B>> for Dispatch
 where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     type Response = Response<Body>;
@@ -147,18 +153,40 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Paths are compared byte by byte: nothing that merely looks like the path of a method, with
-    /// another case, another slash or an escape, reaches its handler.
     fn call(&mut self, request: Request<B>) -> Answer {
-        let path = request.uri().path();
-        if path.starts_with(HOT_PATH) {
-            return self.decisions.call(request);
+        Answer(match Method::of(request.uri().path()) {
+            Some(Method::Decide) => self.decide(request),
+            Some(Method::Reflect) => Box::pin(self.administration.clone().stream(request)),
+            Some(method) => Box::pin(self.administration.clone().call(method, request)),
+            None => Box::pin(ready(Ok(trailers_only(status::no_such_method())))),
+        })
+    }
+}
+
+impl Dispatch {
+    /// A question comes in one piece with its head, nearly always; then nothing is boxed and no time is
+    /// measured for its sake.
+    fn decide<B>(&mut self, request: Request<B>) -> Answering
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let (head, body) = request.into_parts();
+        let mut message = Message::new(body, Method::Decide.bytes_max());
+        match (&mut message).now_or_never() {
+            Some(Ok(message)) => self.decisions.call(Request::from_parts(head, Full::new(message))),
+            Some(Err(error)) => Box::pin(ready(Ok(trailers_only(error.into())))),
+            None => {
+                let mut decisions = self.decisions.clone();
+                Box::pin(async move {
+                    match deadline::in_time(message).await {
+                        Ok(message) => {
+                            decisions.call(Request::from_parts(head, Full::new(message))).await
+                        }
+                        Err(error) => Ok(trailers_only(error.into())),
+                    }
+                })
+            }
         }
-        if !path.starts_with('/') {
-            let (head, ()) = status::no_such_method().into_http::<()>().into_parts();
-            return Box::pin(ready(Ok(Response::from_parts(head, Body::empty()))));
-        }
-        Box::pin(deadline::in_background(&mut self.administration, &self.background, request))
     }
 }
 
@@ -177,14 +205,23 @@ impl Admission {
         let (metadata, extensions, message) = request.into_parts();
         let peer = extensions.get::<Peer>();
         let shown = peer.map(ToString::to_string).unwrap_or_default();
-        let operator = self.0.operator(credential(&metadata), address(peer), shown).await?;
+        let credential = credential(metadata.as_ref());
+        let operator = self.0.operator(credential, address(peer), shown).await?;
         Ok((operator, message))
+    }
+
+    /// Whether the caller would be admitted.
+    async fn check<P: Permission>(&self, head: &Head) -> Result<(), Error> {
+        let address = address(head.extensions.get::<Peer>());
+        // The peer is for the audit trail, which this does not enter.
+        self.0.operator::<P>(credential(&head.headers), address, String::new()).await?;
+        Ok(())
     }
 }
 
-fn credential(metadata: &MetadataMap) -> Credential<'_> {
-    let values = metadata.get_all("authorization");
-    Credential::from_headers(values.iter().map(MetadataValue::as_bytes), [])
+fn credential(headers: &HeaderMap) -> Credential<'_> {
+    let values = headers.get_all("authorization");
+    Credential::from_headers(values.iter().map(HeaderValue::as_bytes), [])
 }
 
 /// From where somebody calls; a Unix socket is in no network.

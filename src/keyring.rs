@@ -1,6 +1,6 @@
 //! Administration: making, changing, rotating and revoking keys, accounts and the policy.
 //!
-//! Every change goes through one method, [`Keyring::mutate`]: it is answered after a read sent after its
+//! Every change goes through one method, `Keyring::mutate`: it is answered after a read sent after its
 //! commit has shown it, so that on this node no earlier answer can return. A call that goes away half-way
 //! must not stop it: the transport runs administration as tasks of their own.
 

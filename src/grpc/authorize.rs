@@ -38,7 +38,7 @@ impl Decisions {
             Callers::Any => Ok(()),
             Callers::Key => {
                 let address = address(request.extensions().get::<Peer>());
-                let credential = credential(request.metadata());
+                let credential = credential(request.metadata().as_ref());
                 // The peer is for the audit trail, which decisions do not enter.
                 self.authorizer.operator::<Decide>(credential, address, String::new()).await?;
                 Ok(())

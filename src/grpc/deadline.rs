@@ -1,49 +1,196 @@
-//! Administration as tasks of their own, answered within the caller's deadline.
+//! Administration: the caller is admitted, then the message is read, then the call runs as a task of its
+//! own; all within the caller's deadline.
 //!
-//! A deadline ends the waiting, never the work.
+//! Until the message is whole, whatever ends the waiting ends the call, and nothing was done. From then on
+//! a deadline ends the waiting, never the work.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::error::Error as StdError;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::Full;
 use tokio::runtime::Handle;
+use tokio::select;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service;
 
-use super::status;
+use super::message::Message;
+use super::method::Method;
+use super::{Admission, status};
+use crate::error::{Error, Reason};
 
 /// The longest that a call of administration is waited for, whatever its caller asks. A stream counts
 /// as answered when it begins.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// The longest that a message takes to arrive.
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
+/// The most that messages of administration may come to which are read or dealt with at once, each
+/// counted as the largest of its method: 1,024 calls, or 64 policies.
+const ROOM_KIB: usize = 64 * 1024;
+/// Reflection goes on for as long as its caller asks, but no longer.
+const REFLECTION_TIME_MAX: Duration = Duration::from_secs(30);
+/// Everybody may ask for reflection, and few do.
+const REFLECTIONS_MAX: usize = 1_024;
 
-/// Runs the call on `background` and waits for its answer.
-pub(super) fn in_background<B>(
-    routes: &mut Routes,
-    background: &Handle,
-    request: Request<B>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<B>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-{
-    let wait = asked_wait(request.headers()).map_or(WAIT_MAX, |asked| asked.min(WAIT_MAX));
-    let task = background.spawn(routes.call(request));
-    async move {
-        match tokio::time::timeout(wait, task).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(broken)) => Ok(trailers_only(status::broken_off(&broken))),
-            Err(_) => Ok(trailers_only(status::deadline_exceeded())),
+/// Everything but decisions. A cheap handle.
+#[derive(Clone)]
+pub(super) struct Administration {
+    routes: Routes,
+    background: Handle,
+    admission: Admission,
+    room: Arc<Semaphore>,
+    reflections: Arc<Semaphore>,
+}
+
+impl Administration {
+    pub(super) fn new(routes: Routes, background: Handle, admission: Admission) -> Self {
+        let room = Arc::new(Semaphore::new(ROOM_KIB));
+        let reflections = Arc::new(Semaphore::new(REFLECTIONS_MAX));
+        Self { routes, background, admission, room, reflections }
+    }
+
+    /// Answers a call with one message.
+    pub(super) async fn call<B>(
+        mut self,
+        method: Method,
+        request: Request<B>,
+    ) -> Result<Response<Body>, Infallible>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin,
+    {
+        let wait = asked_wait(request.headers()).map_or(WAIT_MAX, |asked| asked.min(WAIT_MAX));
+        let mut limit = pin!(sleep(wait));
+        let read = select! {
+            biased;
+            read = self.read(method, request) => read,
+            () = &mut limit => Err(too_late()),
+        };
+        let (request, place) = match read {
+            Ok(read) => read,
+            Err(error) => return Ok(trailers_only(error.into())),
+        };
+        let task = self.background.spawn(async move {
+            let answer = self.routes.call(request).await;
+            drop(place);
+            answer
+        });
+        select! {
+            biased;
+            answer = task => match answer {
+                Ok(answer) => answer,
+                Err(broken) => Ok(trailers_only(status::broken_off(&broken, method))),
+            },
+            () = &mut limit => Ok(trailers_only(status::deadline_exceeded(method))),
+        }
+    }
+
+    /// The request with its whole message, of a caller who may send it; and its place.
+    async fn read<B>(
+        &self,
+        method: Method,
+        request: Request<B>,
+    ) -> Result<(Request<Full<Bytes>>, Option<OwnedSemaphorePermit>), Error>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin,
+    {
+        let (head, body) = request.into_parts();
+        method.admit(&self.admission, &head).await?;
+        let place = self.place(method)?;
+        let message = in_time(Message::new(body, method.bytes_max())).await?;
+        Ok((Request::from_parts(head, Full::new(message)), place))
+    }
+
+    /// Health needs none: whoever asks for it would take a full house for a dead one.
+    fn place(&self, method: Method) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        if method == Method::Health {
+            return Ok(None);
+        }
+        let kib = u32::try_from(method.bytes_max() / 1024).unwrap_or(u32::MAX);
+        let place = Arc::clone(&self.room).try_acquire_many_owned(kib);
+        place.map(Some).map_err(|_| full("too many calls of administration are in flight"))
+    }
+
+    /// Answers a call whose caller sends a stream.
+    pub(super) async fn stream<B>(
+        mut self,
+        request: Request<B>,
+    ) -> Result<Response<Body>, Infallible>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let Ok(place) = Arc::clone(&self.reflections).try_acquire_owned() else {
+            return Ok(trailers_only(full("too many callers ask for reflection").into()));
+        };
+        let limit = Box::pin(sleep(REFLECTION_TIME_MAX));
+        let request = request.map(|body| Timed { body, limit, _place: place });
+        match self.background.spawn(async move { self.routes.call(request).await }).await {
+            Ok(answer) => answer,
+            Err(broken) => Ok(trailers_only(status::broken_off(&broken, Method::Reflect))),
         }
     }
 }
 
-fn trailers_only(status: Status) -> Response<Body> {
+/// The message, unless it takes too long to arrive.
+pub(super) async fn in_time<B>(message: Message<B>) -> Result<Bytes, Error>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    timeout(MESSAGE_TIME_MAX, message).await.unwrap_or_else(|_| {
+        let told = format!("the message did not arrive within {MESSAGE_TIME_MAX:?}");
+        Err(Error::new(Reason::DeadlineExceeded, told))
+    })
+}
+
+fn too_late() -> Error {
+    Error::new(Reason::DeadlineExceeded, "the deadline passed before the message had arrived")
+}
+
+fn full(told: &str) -> Error {
+    Error::new(Reason::NotReady, told).retry_after(Duration::from_secs(1))
+}
+
+pub(super) fn trailers_only(status: Status) -> Response<Body> {
     let (head, ()) = status.into_http::<()>().into_parts();
     Response::from_parts(head, Body::empty())
+}
+
+/// A stream of messages that ends with an error when its time is up.
+struct Timed<B> {
+    body: B,
+    limit: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<B> HttpBody for Timed<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn StdError + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            Poll::Pending => {
+                self.limit.as_mut().poll(cx).map(|()| Some(Err(Status::from(too_late()).into())))
+            }
+        }
+    }
 }
 
 /// `grpc-timeout`: at most eight digits and a unit. One that cannot be read counts as none.

@@ -5,10 +5,12 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use http::Response;
 use tokio::task::JoinError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
 
+use super::method::Method;
 use crate::error::{Error, Reason, Violation};
 
 const DOMAIN: &str = "latchkey";
@@ -21,31 +23,38 @@ const VARIABLE_BYTES_MAX: usize = 256;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        log(&error);
-        let Error { reason, message, violations, metadata, retry_after, source: _ } = error;
-        let message = shortened(message, MESSAGE_BYTES_MAX);
-        let mut details = ErrorDetails::new();
-        if reason == Reason::PlanLimitReached {
-            details.set_quota_failure(vec![quota_violation(&metadata, &message)]);
-        }
-        let metadata: HashMap<_, _> = metadata
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), shortened(value, VARIABLE_BYTES_MAX)))
-            .collect();
-        details.set_error_info(reason.as_str(), DOMAIN, metadata);
-        if !violations.is_empty() {
-            details.set_bad_request(field_violations(violations));
-        }
-        if retry_after.is_some() {
-            details.set_retry_info(retry_after);
-        }
-        answer(code(reason), message, details)
+        let code = code(error.reason);
+        told(error, code)
     }
+}
+
+fn told(error: Error, code: Code) -> Status {
+    log(&error);
+    let Error { reason, message, violations, metadata, retry_after, source: _ } = error;
+    let message = shortened(message, MESSAGE_BYTES_MAX);
+    let mut details = ErrorDetails::new();
+    if reason == Reason::PlanLimitReached {
+        details.set_quota_failure(vec![quota_violation(&metadata, &message)]);
+    }
+    let metadata: HashMap<_, _> = metadata
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), shortened(value, VARIABLE_BYTES_MAX)))
+        .collect();
+    details.set_error_info(reason.as_str(), DOMAIN, metadata);
+    if !violations.is_empty() {
+        details.set_bad_request(field_violations(violations));
+    }
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
+    answer(code, message, details)
 }
 
 const fn code(reason: Reason) -> Code {
     match reason {
-        Reason::InvalidField | Reason::RequestIdReused => Code::InvalidArgument,
+        Reason::InvalidField | Reason::RequestIdReused | Reason::MessageTooLarge => {
+            Code::InvalidArgument
+        }
         Reason::MissingCredential | Reason::InvalidCredential => Code::Unauthenticated,
         Reason::CallerSuspended
         | Reason::AddressNotAllowed
@@ -65,7 +74,6 @@ const fn code(reason: Reason) -> Code {
         Reason::RevisionAhead | Reason::StoreUnavailable | Reason::NotReady => Code::Unavailable,
         Reason::OutcomeUnknown => Code::Unknown,
         Reason::UnknownMethod => Code::Unimplemented,
-        Reason::MessageTooLarge => Code::InvalidArgument,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::Internal => Code::Internal,
     }
@@ -73,28 +81,84 @@ const fn code(reason: Reason) -> Code {
 
 /// A path that no service of ours has.
 pub(super) fn no_such_method() -> Status {
-    plain(Code::Unimplemented, "there is no such method")
+    Error::new(Reason::UnknownMethod, "there is no such method").into()
 }
 
 /// The caller's deadline, or our own, passed; the work goes on.
-pub(super) fn deadline_exceeded() -> Status {
-    let told = "the answer took longer than the deadline; a change may have been made: repeat it with \
-                the same request_id";
-    let reason = Reason::OutcomeUnknown.as_str();
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    answer(Code::DeadlineExceeded, told.to_owned(), details)
+pub(super) fn deadline_exceeded(method: Method) -> Status {
+    let late = "the answer took longer than the deadline";
+    if method.changes() {
+        let message =
+            format!("{late}; a change may have been made: repeat it with the same request_id");
+        told(Error::new(Reason::OutcomeUnknown, message), Code::DeadlineExceeded)
+    } else {
+        Error::new(Reason::DeadlineExceeded, late).into()
+    }
 }
 
 /// A call of administration that ended without an answer: a defect, or the process is ending.
-pub(super) fn broken_off(broken: &JoinError) -> Status {
+pub(super) fn broken_off(broken: &JoinError, method: Method) -> Status {
     // What a panic says goes to standard error by the panic's hook, and may hold anything.
     let error = if broken.is_panic() {
         Error::new(Reason::Internal, "internal error").caused_by("the handler panicked")
-    } else {
+    } else if method.changes() {
         let told = "the server is shutting down; a change may have been made";
         Error::new(Reason::OutcomeUnknown, told).caused_by("the background runtime ended")
+    } else {
+        Error::new(Reason::NotReady, "the server is shutting down")
     };
     error.into()
+}
+
+/// An answer whose error, if it is one, carries its reason. Our own errors always do; what tonic says in
+/// our place does not.
+pub(super) fn with_reason<B>(mut answer: Response<B>) -> Response<B> {
+    const DETAILS: &str = "grpc-status-details-bin";
+    let headers = answer.headers_mut();
+    // An answer with a message has its status at the end, and that one is ours.
+    let is_error = headers.get("grpc-status").is_some_and(|code| code != "0");
+    if !is_error || headers.contains_key(DETAILS) {
+        return answer;
+    }
+    let Some(status) = Status::from_header_map(headers) else { return answer };
+    let is_encoding = headers.contains_key("grpc-accept-encoding");
+    // What cannot be written as a header is not sent.
+    let _ = of_tonic(&status, is_encoding).add_header(headers);
+    answer
+}
+
+/// What tonic told by itself, in our words. It reads messages and knows of encodings; its companions
+/// tell what they do not know.
+fn of_tonic(status: &Status, is_encoding: bool) -> Status {
+    match status.code() {
+        Code::Internal => unreadable(status.message()).into(),
+        // The code by which clients know that they must not compress.
+        Code::Unimplemented if is_encoding => {
+            told(Error::invalid("grpc-encoding", "must be `identity` or left out"), status.code())
+        }
+        Code::Unimplemented => no_such_method(),
+        Code::NotFound => Error::new(Reason::NotFound, status.message()).into(),
+        code => told(Error::new(Reason::Internal, status.message()), code),
+    }
+}
+
+/// A message that prost cannot decode, with the field where it stopped, which it tells from the inside:
+/// `failed to decode Protobuf message: Key.labels: UpdateKeyRequest.key: buffer underflow`.
+fn unreadable(message: &str) -> Error {
+    let text = message.strip_prefix("failed to decode Protobuf message: ").unwrap_or(message);
+    let mut path: Vec<&str> = Vec::new();
+    let mut fault = text;
+    while let Some((place, rest)) = fault.split_once(": ")
+        && let Some((_, field)) = place.split_once('.')
+    {
+        path.push(field);
+        fault = rest;
+    }
+    if path.is_empty() {
+        return Error::new(Reason::InvalidField, format!("the message cannot be read: {fault}"));
+    }
+    path.reverse();
+    Error::invalid(path.join("."), format!("cannot be read: {fault}"))
 }
 
 /// Writes the one line on an error, with its causes. Errors hold no secrets, and of the caller's text
@@ -157,10 +221,6 @@ fn shortened(mut text: String, bytes_max: usize) -> String {
         text.push('…');
     }
     text
-}
-
-fn plain(code: Code, message: &str) -> Status {
-    answer(code, message.to_owned(), ErrorDetails::new())
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one map to gRPC codes")]

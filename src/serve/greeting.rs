@@ -27,6 +27,8 @@ pub(super) enum Greeting {
     Payload {
         left: u32,
     },
+    /// Empty lines, which hyper skips before the head of an HTTP/1 request (RFC 9112 §2.2).
+    Blank,
     /// Part of the head of an HTTP/1 request, which ends with an empty line.
     Head {
         line_is_empty: bool,
@@ -42,6 +44,7 @@ impl Greeting {
     /// What has been heard after one more byte.
     pub(super) fn then(self, byte: u8) -> Self {
         match self {
+            Self::Preface { matched: 0 } if PREFACE[0] != byte => Self::Blank.then(byte),
             Self::Preface { matched } if PREFACE[matched] != byte => {
                 Self::Head { line_is_empty: false }.then(byte)
             }
@@ -60,6 +63,8 @@ impl Greeting {
             }
             Self::Payload { left: 1 } => Self::FRAME,
             Self::Payload { left } => Self::Payload { left: left - 1 },
+            Self::Blank if matches!(byte, b'\r' | b'\n') => Self::Blank,
+            Self::Blank => Self::Head { line_is_empty: false },
             Self::Head { line_is_empty: true } if byte == b'\n' => Self::Complete(Version::HTTP_11),
             Self::Head { line_is_empty } => {
                 Self::Head { line_is_empty: byte == b'\n' || (line_is_empty && byte == b'\r') }
@@ -109,6 +114,8 @@ mod tests {
             &b"POST /a HTTP/1.1\r\nhost: a\r\n\r\n"[..],
             b"GET / HTTP/1.0\n\n",
             b"PRI / HTTP/1.1\r\n\r\n",
+            b"\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            b"\n\nP / HTTP/1.1\n\n",
         ] {
             assert!((0..request.len()).all(|end| !is_complete(&request[..end])));
             assert_eq!(greeting(request), Greeting::Complete(Version::HTTP_11));

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower_service::Service as _;
 
-use crate::support::Folder;
+use crate::support::{Folder, reason_of};
 
 /// A message with no fields, as it is framed on the wire.
 const EMPTY_MESSAGE: [u8; 5] = [0; 5];
@@ -88,16 +88,17 @@ async fn a_path_that_only_looks_like_a_method_reaches_none() {
     ] {
         let status = api.call(path, &[]).await;
         assert_eq!(status.code(), Code::Unimplemented, "{path}");
+        assert_eq!(reason_of(&status), "UNKNOWN_METHOD", "{path}");
     }
 }
 
 #[tokio::test]
 async fn a_message_that_is_too_large_is_refused_by_its_length_alone() {
     let mut api = Api::with(Callers::Any).await;
-    for path in ["/latchkey.v1.KeyService/GetKey", "/latchkey.v1.AuthorizationService/Authorize"] {
+    for path in ["/grpc.health.v1.Health/Check", "/latchkey.v1.AuthorizationService/Authorize"] {
         // Only the five bytes that announce 100 MB; the rest never comes.
         let status = api.send(path, &[], &[0, 6, 0, 0, 0]).await;
-        assert_eq!(status.code(), Code::OutOfRange, "{path}");
+        assert_eq!(reason_of(&status), "MESSAGE_TOO_LARGE", "{path}");
         assert!(status.message().contains("the limit is"), "{status:?}");
     }
 }

@@ -41,7 +41,7 @@ async fn stopping_completes_the_calls_in_flight_and_does_not_wait_for_silent_pee
     for _ in 0..5 {
         let mut client = Client::connect(program.grpc()).await;
         for _ in 0..100 {
-            calls.push(client.begin_call().await);
+            calls.push(client.begin_stream().await);
         }
         // When this one is answered, all those begun before it have been read.
         assert_eq!(client.call().await, Ok(()));
@@ -69,7 +69,7 @@ async fn stopping_completes_the_calls_in_flight_and_does_not_wait_for_silent_pee
 async fn a_call_that_never_ends_is_dropped_at_the_end_of_the_drain() {
     let mut program = Program::start(&[]);
     let mut client = Client::connect(program.grpc()).await;
-    let call = client.begin_call().await;
+    let call = client.begin_stream().await;
     assert_eq!(client.call().await, Ok(()));
     let stopping = program.stop();
     assert!(program.exited(Duration::from_secs(15)).await);
@@ -118,7 +118,15 @@ async fn a_peer_that_does_not_complete_the_handshake_is_dropped_after_five_secon
     for greeting in &incomplete {
         waiting.push(say(program.grpc(), greeting).await);
     }
-    for greeting in [&b""[..], b"PRI * HT", PREFACE, b"GET / HTTP/1.1\r\nhost: a\r\n"] {
+    for greeting in [
+        &b""[..],
+        b"PRI * HT",
+        PREFACE,
+        b"GET / HTTP/1.1\r\nhost: a\r\n",
+        b"\r\n\r\n",
+        b"\n\n",
+        b"\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n",
+    ] {
         waiting.push(say(program.http(), greeting).await);
     }
     let mut complete = say(program.grpc(), &complete).await;

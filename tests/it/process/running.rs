@@ -65,6 +65,7 @@ async fn a_second_signal_ends_it_at_once() {
     let mut send = send.ready().await.unwrap();
     let request = http::Request::post("http://localhost/latchkey.v1.KeyService/GetKey")
         .header("content-type", "application/grpc")
+        .header("authorization", format!("Bearer {}", server.root_token()))
         .body(())
         .unwrap();
     let (_answer, mut stream) = send.send_request(request, false).unwrap();

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 /// A gRPC message of no bytes: all that `Health/Check` needs.
 const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 
@@ -45,9 +47,10 @@ pub(super) struct Client {
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// A call whose request is not complete yet: in flight for as long as the test likes.
+/// A call whose request is not complete yet: in flight for as long as the test likes, and the server.
 pub(super) struct Call {
     body: SendStream<Bytes>,
+    rest: Bytes,
     response: ResponseFuture,
 }
 
@@ -64,14 +67,23 @@ impl Client {
 
     /// The error is the GOAWAY that the server has sent.
     pub(super) async fn try_begin_call(&mut self) -> Result<Call, h2::Error> {
-        let request = http::Request::post("http://latchkey/grpc.health.v1.Health/Check")
+        self.begin(HEALTH, EMPTY_MESSAGE).await
+    }
+
+    /// Begins a stream of questions, for which the server has more patience than for a message.
+    pub(super) async fn begin_stream(&mut self) -> Call {
+        self.begin(REFLECTION, Bytes::new()).await.unwrap()
+    }
+
+    async fn begin(&mut self, path: &str, rest: Bytes) -> Result<Call, h2::Error> {
+        let request = http::Request::post(format!("http://latchkey{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())
             .unwrap();
         self.requests = self.requests.clone().ready().await?;
         let (response, body) = self.requests.send_request(request, false)?;
-        Ok(Call { body, response })
+        Ok(Call { body, rest, response })
     }
 
     pub(super) async fn call(&mut self) -> Result<(), String> {
@@ -96,7 +108,7 @@ impl Call {
     /// Completes the request, and reads the answer to its end: an error is the call's own, or a status.
     pub(super) async fn finish(mut self) -> Result<(), String> {
         let shown = |error: h2::Error| error.to_string();
-        self.body.send_data(EMPTY_MESSAGE, true).map_err(shown)?;
+        self.body.send_data(self.rest, true).map_err(shown)?;
         let mut body = self.response.await.map_err(shown)?.into_body();
         while let Some(data) = body.data().await {
             data.map_err(shown)?;
@@ -111,7 +123,14 @@ impl Call {
     /// Waits for the call to fail, never completing its request.
     pub(super) async fn failed(self) -> bool {
         let _body = self.body;
-        self.response.await.is_err()
+        let Ok(response) = self.response.await else { return true };
+        let mut body = response.into_body();
+        while let Some(data) = body.data().await {
+            if data.is_err() {
+                return true;
+            }
+        }
+        body.trailers().await.is_err()
     }
 }
 
