@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -16,7 +16,7 @@ use crate::authorizer::Authorizer;
 use crate::cache::Cache;
 use crate::cli::Dev;
 use crate::clock::{Clock, Entropy};
-use crate::config::{self, Config, read_policy};
+use crate::config::{self, Config};
 use crate::delivery::Delivery;
 use crate::failure::{Failure, Failures};
 use crate::feed::Feed;
@@ -24,10 +24,14 @@ use crate::grpc;
 use crate::http;
 use crate::keyring::Keyring;
 use crate::machine::{self, MachineEntropy};
-use crate::serve::{Bound, Limits, Protocol, Workers};
+use crate::policy::Policy;
+use crate::serve::{Bound, Limits, Listen, Protocol, Workers};
 use crate::store::{self, Store};
 use crate::token::Prefix;
 
+use self::background::Background;
+
+mod background;
 mod dev;
 mod root;
 
@@ -35,6 +39,8 @@ mod root;
 const BACKGROUND_THREADS: usize = 2;
 /// How often the time is written down, so that a restart with a wrong clock cannot go back by more.
 const KEEP_TIME_EVERY: Duration = Duration::from_secs(10);
+/// How long the last time may take to be written down: a start with a right clock does not need it.
+const LAST_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long the store may take to end.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long the first read may take, with a store that is slow to wake.
@@ -52,10 +58,14 @@ pub fn serve(config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures> {
 /// Makes a new root key and revokes the old one; the service must not be running on this store.
 pub fn reset_root(config: &Config, delivery: &Delivery) -> Result<(), Failures> {
     let prefix = prefix(config)?;
+    root::demand_database(config.store.url.path())?;
     background()?.block_on(async {
         let store = open(config).await?;
-        let clock = clock(&*store).await?;
-        let reset = root::reset(&*store, &*clock, &MachineEntropy, &prefix, delivery).await;
+        let reset = async {
+            let clock = clock(&*store).await?;
+            root::reset(&*store, &*clock, &MachineEntropy, &prefix, delivery).await
+        };
+        let reset = reset.await;
         store.close().await;
         reset
     })?;
@@ -104,60 +114,98 @@ impl Node {
     }
 }
 
+/// How serving ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Told to stop, and nothing was in flight any more.
+    Drained,
+    /// Told twice to stop.
+    Hurried,
+    /// Something ended that must not.
+    Broken,
+}
+
 async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures> {
     let stop = Stop::listen()?;
     raise_open_files();
+    // Its temporary folder goes last, when the store in it is closed.
     let dev = dev.map(|dev| dev::Session::prepare(dev, &mut config)).transpose()?;
-    let prefix = prefix(&config)?;
-    let policy = config.policy.file.as_deref().map(read_policy).transpose()?.unwrap_or_default();
+    // Where there is no database yet, a policy that is wrong is told before one is made.
+    let is_new = !config.store.url.path().exists();
+    let policy = is_new.then(|| first_policy(&config, dev.as_ref())).transpose()?;
     let listeners = Listeners::bind(&config).await?;
 
     let store = open(&config).await?;
-    let clock = clock(&*store).await?;
-    let entropy: Arc<dyn Entropy> = Arc::new(MachineEntropy);
-    let delivery = root::Chosen::by(&config, dev.as_ref());
-    root::seed(&*store, &*clock, &*entropy, &prefix, policy, delivery).await?;
-
-    let keys_max = usize::try_from(config.cache.keys_max).unwrap_or(usize::MAX);
-    let node = Node::wire(
-        &store,
-        Arc::clone(&clock),
-        entropy,
-        &prefix,
-        keys_max,
-        Duration::from_millis(250),
-    );
-    let mut tasks = JoinSet::new();
-    let feed = node.feed.clone();
-    tasks.spawn(async move { feed.run().await });
-    tasks.spawn(keep_time(Arc::clone(&store), Arc::clone(&clock)));
-    first_read(&node).await?;
-
-    let dev = match dev {
-        Some(session) => Some(session.make_keys(&node.keyring, &*store).await?),
-        None => None,
-    };
-    let serving = listeners.serve(&config, &node, &stop.told())?;
-    if let Some(lines) = &dev {
-        lines.print(&serving.addresses)?;
-    }
-    let code = serving.until_drained(stop).await;
-
-    let closed = tokio::time::timeout(CLOSE_TIME_MAX, async {
-        tasks.shutdown().await;
-        // A time that cannot be kept is only kept less late; the store itself says why it failed.
-        let _ = store.keep_time(clock.now()).await;
-        store.close().await;
-    });
-    if code == ExitCode::SUCCESS && closed.await.is_err() {
+    let ended = work(&store, &config, dev.as_ref(), policy, listeners, stop).await;
+    // Whoever told us twice does not wait; what was answered is durable all the same.
+    let is_urgent = matches!(ended, Ok(End::Hurried));
+    if !is_urgent && tokio::time::timeout(CLOSE_TIME_MAX, store.close()).await.is_err() {
         tracing::warn!(
             "the store took too long to close; what was answered is durable all the same"
         );
     }
-    // The temporary folder of a development session goes last.
-    drop(dev);
-    tracing::info!("stopped");
-    Ok(code)
+    match ended? {
+        End::Drained => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        End::Hurried | End::Broken => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// All that is done with an open store; whoever opened it closes it, however this ends.
+async fn work(
+    store: &Arc<dyn Store>,
+    config: &Config,
+    dev: Option<&dev::Session>,
+    policy: Option<Policy>,
+    listeners: Listeners,
+    stop: Stop,
+) -> Result<End, Failures> {
+    let clock = clock(&**store).await?;
+    let entropy: Arc<dyn Entropy> = Arc::new(MachineEntropy);
+    let prefix = prefix(config)?;
+    let chosen = root::Chosen::by(config, dev);
+    let policy = || policy.map_or_else(|| first_policy(config, dev), Ok);
+    root::seed(&**store, &*clock, &*entropy, &prefix, policy, chosen).await?;
+
+    let keys_max = usize::try_from(config.cache.keys_max).unwrap_or(usize::MAX);
+    let read_time_max = Duration::from_millis(config.store.read_timeout_ms);
+    let node = Node::wire(store, Arc::clone(&clock), entropy, &prefix, keys_max, read_time_max);
+    let mut tasks = Background::default();
+    let feed = node.feed.clone();
+    tasks.start("the reader", async move { feed.run().await });
+    tasks.start("the time keeper", keep_time(Arc::clone(store), Arc::clone(&clock)));
+    first_read(&node).await?;
+
+    let lines = match dev {
+        Some(session) => Some(session.make_keys(&node.keyring, &**store).await?),
+        None => None,
+    };
+    let serving = listeners.serve(config, &node, &stop.told())?;
+    if let Some(lines) = &lines {
+        lines.print(&serving.addresses)?;
+    }
+    let end = tokio::select! {
+        end = serving.until_drained(stop) => end,
+        what = tasks.broken() => {
+            tracing::error!(what, "a part that must go on has ended; so the process ends");
+            End::Broken
+        }
+    };
+    if end == End::Drained {
+        tasks.end().await;
+        // A time that cannot be kept is only kept less late; the store itself says why it failed.
+        let _ = tokio::time::timeout(LAST_TIME_MAX, store.keep_time(clock.now())).await;
+    }
+    Ok(end)
+}
+
+/// The policy of an empty store; a development session needs something of it.
+fn first_policy(config: &Config, dev: Option<&dev::Session>) -> Result<Policy, Failures> {
+    let policy = config.first_policy()?;
+    dev.map_or(Ok(()), |_| dev::demand_demo(&policy))?;
+    Ok(policy)
 }
 
 /// As many open files as we are allowed: a connection each, and the usual soft limit is low.
@@ -180,8 +228,9 @@ fn background() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 fn prefix(config: &Config) -> Result<Prefix, Failure> {
-    Prefix::parse(&config.token.prefix)
-        .ok_or_else(|| Failure::new("token.prefix must be 2 to 16 characters of a-z and 0-9"))
+    Prefix::parse(&config.token.prefix).ok_or_else(|| {
+        Failure::new("token.prefix must be 2 to 16 characters of a-z and 0-9, a letter first")
+    })
 }
 
 async fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
@@ -236,19 +285,16 @@ struct Serving {
 
 /// Where clients find us.
 struct Addresses {
-    grpc: Option<String>,
-    http: Option<String>,
+    grpc: Option<Listen>,
+    http: Option<Listen>,
 }
 
 impl Listeners {
     async fn bind(config: &Config) -> Result<Self, Failure> {
-        let refused = |error| Failure::of("cannot listen", &error);
         Ok(Self {
-            grpc: Bound::bind("grpc", &config.grpc.listen).await.map_err(refused)?,
-            http: Bound::bind("http", &config.http.listen).await.map_err(refused)?,
-            operations: Bound::bind("operations", &config.operations.listen)
-                .await
-                .map_err(refused)?,
+            grpc: bind("grpc", &config.grpc.listen).await?,
+            http: bind("http", &config.http.listen).await?,
+            operations: bind("operations", &config.operations.listen).await?,
         })
     }
 
@@ -286,8 +332,8 @@ impl Listeners {
         let http_service = http::public(node.authorizer.clone(), callers, realm);
         let operations_service = http::operations(readiness(node, &is_draining));
 
-        let addresses =
-            Addresses { grpc: address(self.grpc.as_ref()), http: address(self.http.as_ref()) };
+        let address = |bound: &Option<Bound>| bound.as_ref().map(|bound| bound.address().clone());
+        let addresses = Addresses { grpc: address(&self.grpc), http: address(&self.http) };
         let mut tasks = JoinSet::new();
         let mut start =
             |bound: Option<Bound>, protocol, service: AnyService| {
@@ -309,6 +355,11 @@ impl Listeners {
     }
 }
 
+async fn bind(section: &'static str, listen: &Listen) -> Result<Option<Bound>, Failure> {
+    let bound = Bound::bind(section, listen).await;
+    bound.map_err(|error| Failure::new(error.to_string()).about(format_args!("{section}.listen")))
+}
+
 /// The two kinds of service that there are.
 enum AnyService {
     Grpc(grpc::Dispatch),
@@ -317,7 +368,7 @@ enum AnyService {
 
 impl Serving {
     /// Serves until told to stop, then lets calls in flight end; told twice, it ends at once.
-    async fn until_drained(mut self, stop: Stop) -> ExitCode {
+    async fn until_drained(mut self, stop: Stop) -> End {
         self.health.set_serving().await;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
         wait_for(stop.told(), 1).await;
@@ -327,10 +378,10 @@ impl Serving {
         self.is_draining.store(true, Ordering::Relaxed);
         self.health.set_not_serving().await;
         tokio::select! {
-            () = async { while self.tasks.join_next().await.is_some() {} } => ExitCode::SUCCESS,
+            () = async { while self.tasks.join_next().await.is_some() {} } => End::Drained,
             () = wait_for(stop.told(), 2) => {
                 tracing::warn!("told twice to stop: calls in flight are dropped");
-                ExitCode::FAILURE
+                End::Hurried
             }
         }
     }
@@ -344,10 +395,6 @@ fn callers(config: &Config) -> Result<grpc::Callers, Failure> {
             Err(Failure::new("grpc.callers = mtls needs TLS, which is not served yet"))
         }
     }
-}
-
-fn address(bound: Option<&Bound>) -> Option<String> {
-    bound.map(|bound| bound.address().to_string())
 }
 
 fn readiness(node: &Node, is_draining: &Arc<AtomicBool>) -> http::Readiness {
@@ -372,17 +419,23 @@ fn readiness(node: &Node, is_draining: &Arc<AtomicBool>) -> http::Readiness {
 struct Stop(watch::Receiver<u8>);
 
 impl Stop {
-    /// Counts SIGTERM and SIGINT from here on.
+    /// Counts SIGTERM, SIGINT and SIGHUP from here on; the last is what closing the terminal sends.
     fn listen() -> Result<Self, Failure> {
         let refused = |error| Failure::of("cannot take signals", &error);
         let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+        let mut hang_up = if ignores_hang_up() {
+            None
+        } else {
+            Some(signal(SignalKind::hangup()).map_err(refused)?)
+        };
         let (count, told) = watch::channel(0_u8);
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
+                    () = received(hang_up.as_mut()) => {}
                 }
                 count.send_modify(|times| *times = times.saturating_add(1));
             }
@@ -392,6 +445,22 @@ impl Stop {
 
     fn told(&self) -> watch::Receiver<u8> {
         self.0.clone()
+    }
+}
+
+/// Whether whoever started us wants us to outlive the terminal, as `nohup` does.
+fn ignores_hang_up() -> bool {
+    const SIGHUP_BIT: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & SIGHUP_BIT != 0)
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -33,9 +33,9 @@ pub struct Config {
     pub store: Store,
     /// The API.
     pub grpc: Grpc,
-    /// Forward authentication and the console.
+    /// Forward authentication.
     pub http: Http,
-    /// Metrics and probes.
+    /// Probes.
     pub operations: Operations,
     /// New tokens.
     pub token: Token,
@@ -50,10 +50,12 @@ pub struct Config {
 }
 
 /// Where keys and accounts are kept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Store {
     /// `sqlite://PATH`; a relative path starts in the working directory.
     pub url: StoreUrl,
+    /// How long one read by the reader of changes may take, in milliseconds.
+    pub read_timeout_ms: u64,
 }
 
 /// The API.
@@ -67,16 +69,16 @@ pub struct Grpc {
     pub reflection: bool,
 }
 
-/// Forward authentication and the console.
+/// Forward authentication.
 #[derive(Debug)]
 pub struct Http {
-    /// Where they listen.
+    /// Where it listens.
     pub listen: Listen,
     /// The realm in `WWW-Authenticate` (RFC 9110 §11.5).
     pub realm: String,
 }
 
-/// Metrics and probes.
+/// Probes.
 #[derive(Debug)]
 pub struct Operations {
     /// Where they listen.
@@ -132,7 +134,7 @@ impl Config {
         let Self {
             root_token,
             insecure,
-            store: Store { url },
+            store: Store { url, read_timeout_ms },
             grpc: Grpc { listen: grpc_listen, callers, reflection },
             http: Http { listen: http_listen, realm },
             operations: Operations { listen: operations_listen },
@@ -146,6 +148,7 @@ impl Config {
             ("root_token", root_token),
             ("insecure", insecure),
             ("store.url", url),
+            ("store.read_timeout_ms", read_timeout_ms),
             ("grpc.listen", grpc_listen),
             ("grpc.callers", callers),
             ("grpc.reflection", reflection),
@@ -171,6 +174,12 @@ impl Grpc {
     #[must_use]
     pub fn callers(&self) -> Callers {
         self.callers.unwrap_or(Callers::Any)
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { url: StoreUrl::default(), read_timeout_ms: 250 }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 /// Why a command or a start was refused. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,30 @@ impl Failure {
     #[must_use]
     pub fn of(doing: impl fmt::Display, error: &dyn Error) -> Self {
         Self::new(format!("{doing}: {}", chain(error)))
+    }
+
+    /// A file that was named could not be read.
+    #[must_use]
+    pub fn reading(what: impl fmt::Display, error: &io::Error) -> Self {
+        use io::ErrorKind::{FileTooLarge, InvalidData, IsADirectory, NotFound, PermissionDenied};
+        Self::of(format!("cannot read {what}"), error).help(match error.kind() {
+            NotFound => {
+                "name a file that is there; a relative path starts in the working directory"
+            }
+            PermissionDenied => {
+                "give this user the right to read the file, and to enter its folder"
+            }
+            IsADirectory => "name a file in the folder",
+            InvalidData => "write it as UTF-8 text",
+            FileTooLarge => "name the right file; none that is right is so large",
+            _ => "name a file that can be read",
+        })
+    }
+
+    /// The same failure, with what it is about in front of it.
+    #[must_use]
+    pub fn about(self, what: impl fmt::Display) -> Self {
+        Self { message: format!("{what}: {}", self.message), help: self.help }
     }
 
     /// The same failure with advice.

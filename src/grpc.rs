@@ -44,7 +44,7 @@ pub(crate) mod status;
 pub use authorize::Callers;
 pub use health::Health;
 
-use self::deadline::{Administration, trailers_only};
+use self::deadline::{Administration, Strangers, trailers_only};
 use self::message::Message;
 use self::method::Method;
 
@@ -88,10 +88,17 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
     if reflection {
         add_reflection(&mut routes);
     }
+    let strangers = Strangers::new();
     let decisions = authorize::Decisions::new(authorizer, callers, realm);
     let dispatch = Dispatch {
         decisions: AuthorizationServiceServer::new(decisions),
-        administration: Administration::new(routes.routes().prepare(), background, admission),
+        administration: Administration::new(
+            routes.routes().prepare(),
+            background,
+            admission,
+            strangers.clone(),
+        ),
+        strangers,
     };
     (health, dispatch)
 }
@@ -125,6 +132,7 @@ fn add_reflection(routes: &mut tonic::service::RoutesBuilder) {
 pub struct Dispatch {
     decisions: AuthorizationServiceServer<authorize::Decisions>,
     administration: Administration,
+    strangers: Strangers,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -164,8 +172,8 @@ where
 }
 
 impl Dispatch {
-    /// A question comes in one piece with its head, nearly always; then nothing is boxed and no time is
-    /// measured for its sake.
+    /// A question often comes in one piece with its head; then nothing is boxed and no time is measured
+    /// for its sake.
     fn decide<B>(&mut self, request: Request<B>) -> Answering
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -176,9 +184,9 @@ impl Dispatch {
             Some(Ok(message)) => self.decisions.call(Request::from_parts(head, Full::new(message))),
             Some(Err(error)) => Box::pin(ready(Ok(trailers_only(error.into())))),
             None => {
-                let mut decisions = self.decisions.clone();
+                let (mut decisions, strangers) = (self.decisions.clone(), self.strangers.clone());
                 Box::pin(async move {
-                    match deadline::in_time(message).await {
+                    match strangers.wait_for(message).await {
                         Ok(message) => {
                             decisions.call(Request::from_parts(head, Full::new(message))).await
                         }

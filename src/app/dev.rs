@@ -11,18 +11,21 @@ use super::Addresses;
 use crate::account::{AccountId, Labels, NewAccount};
 use crate::cli::Dev;
 use crate::clock::Entropy as _;
-use crate::config::{Config, StoreUrl};
+use crate::config::{Callers, Config, StoreUrl};
 use crate::failure::{Failure, chain};
 use crate::key::{Expiry, NewKey};
 use crate::keyring::Keyring;
 use crate::machine::MachineEntropy;
 use crate::policy::{Policy, ScopeDefinition};
 use crate::scope::{Scope, ScopePattern};
+use crate::serve::Listen;
 use crate::store::{Command, Store};
 use crate::token::{Environment, Token};
 
 const ACCOUNT: &str = "demo";
 const PLAN: &str = "developer";
+/// What the live key holds, and what the test key holds.
+const SCOPES: [&str; 3] = ["memory:readonly", "memory:read", "memory:write"];
 
 /// A development session: where it keeps its store, and the scopes that its user brought.
 pub(super) struct Session {
@@ -54,8 +57,8 @@ impl Drop for Folder {
 }
 
 /// What is printed once the addresses are known.
-pub(super) struct Lines {
-    session: Session,
+pub(super) struct Lines<'a> {
+    session: &'a Session,
     live: Token,
     test: Token,
     unknown: Token,
@@ -84,6 +87,10 @@ impl Session {
         )?;
         let url = format!("sqlite://{}", folder.path().join("latchkey.db").display());
         config.store.url = StoreUrl::from(url);
+        if config.grpc.callers() != Callers::Any {
+            tracing::info!("--dev lets whoever can connect ask for decisions: grpc.callers is any");
+            config.grpc.callers = Some(Callers::Any);
+        }
         Ok(Self { folder, scopes })
     }
 
@@ -92,14 +99,25 @@ impl Session {
         self.folder.path().join("root-token")
     }
 
+    /// What a shell is told of the root token. A token that was chosen is its owner's to type.
+    fn root_token(&self) -> String {
+        let file = self.root_token_file();
+        if file.exists() {
+            format!("$(cat '{}')", file.display())
+        } else {
+            "…  # the root_token with which this store was started first".to_owned()
+        }
+    }
+
     /// Makes the account and its keys; those of an earlier session in the same folder are revoked.
     pub(super) async fn make_keys(
-        self,
+        &self,
         keyring: &Keyring,
         store: &dyn Store,
-    ) -> Result<Lines, Failure> {
+    ) -> Result<Lines<'_>, Failure> {
         let (policy, _) =
             store.policy().await.map_err(|error| Failure::of("cannot use the store", &error))?;
+        demand_demo(&policy)?;
         let account = AccountId::parse(ACCOUNT).ok_or_else(|| Failure::new("no account id"))?;
         let mut live_scopes = patterns(&["memory:readonly"]);
         live_scopes.extend(self.scopes.iter().map(ScopePattern::from));
@@ -144,6 +162,24 @@ impl Session {
     }
 }
 
+/// The demo's account and keys need these to be in the policy.
+pub(super) fn demand_demo(policy: &Policy) -> Result<(), Failure> {
+    let missing = if policy.plans.iter().all(|plan| plan.name != PLAN) {
+        format!("the plan `{PLAN}`")
+    } else if let Some(scope) =
+        SCOPES.iter().find(|name| policy.scopes.iter().all(|known| known.name != **name))
+    {
+        format!("the scope `{scope}`")
+    } else {
+        return Ok(());
+    };
+    let message = format!("--dev needs {missing}, and the policy has none of that name");
+    Err(Failure::new(message).help(
+        "add it to policy.file, or leave policy.file out; a folder of --dev-dir that was used \
+         before keeps its policy",
+    ))
+}
+
 fn patterns(names: &[&str]) -> Vec<ScopePattern> {
     names.iter().filter_map(|name| ScopePattern::parse(name).ok()).collect()
 }
@@ -166,7 +202,7 @@ fn key(
     }
 }
 
-impl Lines {
+impl Lines<'_> {
     /// Prints the keys, and lines that show 200, 403 and 401.
     pub(super) fn print(&self, addresses: &Addresses) -> Result<(), Failure> {
         let text = self.text(addresses);
@@ -195,17 +231,17 @@ impl Lines {
             ("401: there is no such key", &self.unknown, allowed),
         ];
         // Writing to a string does not fail.
-        if let Some(http) = &addresses.http {
+        if let Some(http) = addresses.http.as_ref().and_then(curl_target) {
             let _ = writeln!(text, "\nAsk as a proxy does:\n");
             for (title, token, scope) in cases {
                 let _ = writeln!(
                     text,
-                    "  # {title}\n  curl -i -H 'authorization: Bearer {}' 'http://{http}/v1/forward-auth?scope={scope}'",
+                    "  # {title}\n  curl -i -H 'authorization: Bearer {}' {http}/v1/forward-auth?scope={scope}'",
                     token.expose()
                 );
             }
         }
-        if let Some(grpc) = &addresses.grpc {
+        if let Some(grpc) = addresses.grpc.as_ref().and_then(grpcurl_target) {
             let _ = writeln!(text, "\nAsk as a service does:\n");
             for (title, token, scope) in cases {
                 let _ = writeln!(
@@ -216,11 +252,28 @@ impl Lines {
             }
             let _ = writeln!(
                 text,
-                "\nAdminister:\n\n  export LATCHKEY_TOKEN=$(cat '{}')\n  \
+                "\nAdminister:\n\n  export LATCHKEY_TOKEN={}\n  \
                  grpcurl -plaintext -expand-headers -H 'authorization: Bearer ${{LATCHKEY_TOKEN}}' -d '{{\"account_id\":\"{ACCOUNT}\"}}' {grpc} latchkey.v1.KeyService/ListKeys\n",
-                self.session.root_token_file().display()
+                self.session.root_token(),
             );
         }
         text
+    }
+}
+
+/// What `curl` is told of an address, up to the path of the URL, the quote left open.
+fn curl_target(listen: &Listen) -> Option<String> {
+    match listen {
+        Listen::Tcp(address) => Some(format!("'http://{address}")),
+        Listen::Unix(path) => Some(format!("--unix-socket '{}' 'http://localhost", path.display())),
+        Listen::Off => None,
+    }
+}
+
+fn grpcurl_target(listen: &Listen) -> Option<String> {
+    match listen {
+        Listen::Tcp(address) => Some(address.to_string()),
+        Listen::Unix(_) => Some(format!("'{listen}'")),
+        Listen::Off => None,
     }
 }

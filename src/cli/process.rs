@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::console::Console;
 use super::settings::ConfigArguments;
 use super::{Dev, Environment, Outcome, ServeArguments};
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::{app, telemetry};
@@ -14,13 +14,14 @@ use crate::{app, telemetry};
 /// `latchkey serve`.
 pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outcome {
     let ServeArguments { config, dev, dev_dir, scopes } = arguments;
-    let config = config.load_checked(environment)?;
+    let loaded = config.load_checked(environment)?;
     let dev = dev.then_some(Dev { directory: dev_dir, scopes });
     if dev.is_some() {
-        refuse_exposed_dev(&config)?;
+        refuse_exposed_dev(&loaded.config)?;
+        refuse_another_store(&loaded)?;
     }
-    telemetry::start(&config.log);
-    app::serve(config, dev)
+    telemetry::start(&loaded.config.log);
+    app::serve(loaded.config, dev)
 }
 
 /// `--dev` prints tokens, so nothing of it may be reached from elsewhere.
@@ -37,6 +38,14 @@ fn refuse_exposed_dev(config: &Config) -> Result<(), Failure> {
     })
 }
 
+/// `--dev` would not look at the store that was named.
+fn refuse_another_store(loaded: &Loaded) -> Result<(), Failure> {
+    let Some(origin) = loaded.origins.get("store.url") else { return Ok(()) };
+    let message = format!("--dev keeps a store of its own, and {origin} sets store.url");
+    let help = "leave one of them out; --dev-dir DIR says where --dev keeps its store";
+    Err(Failure::new(message).help(help))
+}
+
 /// `latchkey root reset`.
 pub(super) fn reset_root(
     arguments: ConfigArguments,
@@ -44,7 +53,7 @@ pub(super) fn reset_root(
     environment: Environment,
     console: &mut Console,
 ) -> Outcome {
-    let config = arguments.load_checked(environment)?;
+    let config = arguments.load_checked(environment)?.config;
     let delivery = Delivery::choose(token_file).ok_or_else(|| {
         Failure::new("stdout is not a terminal: the new token could end in a log")
             .help("name a new file for it: --token-file FILE")

@@ -1,9 +1,14 @@
 //! Calling a server: its address, the operator's token, and what its errors mean for the person who called.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use clap::Args;
+use tonic::body::Body;
+use tonic::codegen::Service;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -12,12 +17,14 @@ use zeroize::Zeroizing;
 
 use super::Environment;
 use crate::error::Reason;
-use crate::failure::{Failure, Failures};
+use crate::failure::{Failure, Failures, chain};
 use crate::token::Token;
 
 const ADDRESS_DEFAULT: &str = "http://127.0.0.1:50051";
 const ADDRESS_VARIABLE: &str = "LATCHKEY_ADDRESS";
 const TOKEN_VARIABLE: &str = "LATCHKEY_TOKEN";
+const GRPC_HELP: &str = "see whether the server goes on (its log says), and whether this is the address of \
+     grpc.listen (port 50051 if nothing else was set); http.listen and operations.listen speak HTTP";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `--help` says of `--address`.
@@ -52,6 +59,7 @@ impl ServerArguments {
         };
         let bad = |fault: &dyn std::fmt::Display| {
             Failure::new(format!("the operator's token in {origin} cannot be right: {fault}"))
+                .help("copy it again; `latchkey token inspect` says whether a token is well-formed")
         };
         let token = Token::from_text(text.trim_end()).map_err(|fault| bad(&fault))?;
         let header = Zeroizing::new(format!("Bearer {}", token.expose()));
@@ -64,7 +72,7 @@ impl ServerArguments {
 fn read_token(path: &Path) -> Result<Option<Zeroizing<String>>, Failure> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),
-        Err(error) => Err(Failure::of(format!("cannot read {}", path.display()), &error)),
+        Err(error) => Err(Failure::reading(format!("the token file {}", path.display()), &error)),
     }
 }
 
@@ -72,7 +80,9 @@ fn variable(environment: &Environment, name: &str) -> Result<Option<Zeroizing<St
     let Some((_, value)) = environment.iter().find(|(known, _)| known == name) else {
         return Ok(None);
     };
-    let text = value.to_str().ok_or_else(|| Failure::new(format!("{name} is not UTF-8")))?;
+    let text = value.to_str().ok_or_else(|| {
+        Failure::new(format!("{name} is not UTF-8")).help("set it anew, or unset it")
+    })?;
     Ok((!text.is_empty()).then(|| Zeroizing::new(text.to_owned())))
 }
 
@@ -92,14 +102,66 @@ pub(super) fn address(given: Option<&str>, environment: &Environment) -> Result<
     Ok(if has_scheme { address.to_owned() } else { format!("http://{address}") })
 }
 
+/// A server that was connected to. An answer that is not of gRPC is not taken apart as if it were.
+#[derive(Debug, Clone)]
+pub(super) struct Server(Channel);
+
+impl Service<http::Request<Body>> for Server {
+    type Response = http::Response<Body>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let answer = answer.await.map_err(NoAnswer::Broken)?;
+            let kind = answer.headers().get(http::header::CONTENT_TYPE);
+            if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+                Ok(answer)
+            } else {
+                Err(NoAnswer::Foreign(answer.status()).into())
+            }
+        })
+    }
+}
+
+/// A call that no server of gRPC has answered.
+#[derive(Debug, thiserror::Error)]
+enum NoAnswer {
+    /// Whoever answered speaks HTTP, and not gRPC.
+    #[error("what listens there does not speak gRPC: it answered with HTTP {0}")]
+    Foreign(http::StatusCode),
+    /// The connection broke, or the time was up.
+    #[error("no answer came")]
+    Broken(#[source] tonic::transport::Error),
+}
+
+impl NoAnswer {
+    /// Whether that is what became of a call.
+    fn of(status: &Status) -> Option<&Self> {
+        let mut cause = status.source();
+        while let Some(error) = cause {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
 /// Connects; every call on the channel ends after `timeout`.
-pub(super) async fn connect(address: &str, timeout: Duration) -> Result<Channel, Failure> {
+pub(super) async fn connect(address: &str, timeout: Duration) -> Result<Server, Failure> {
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| {
         Failure::of(format!("{address} is no address of a server"), &error)
             .help("write http://HOST:PORT or unix:PATH")
     })?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(timeout);
-    endpoint.connect().await.map_err(|error| {
+    endpoint.connect().await.map(Server).map_err(|error| {
         Failure::of(format!("cannot connect to {address}"), &error)
             .help("start a server there (`latchkey serve`), or name another with --address")
     })
@@ -120,6 +182,9 @@ pub(super) fn request<T>(message: T, authorization: &MetadataValue<Ascii>) -> Re
 
 /// What a server's error says to a person: the fields at fault, the reason, and what to do next.
 pub(super) fn refused(status: &Status) -> Failures {
+    if let Some(none) = NoAnswer::of(status) {
+        return Failure::new(chain(none)).help(GRPC_HELP).into();
+    }
     let reason = status.get_details_error_info().map(|info| info.reason);
     let word = reason.clone().unwrap_or_else(|| format!("{:?}", status.code()));
     let help = advice(status.code(), reason.as_deref());

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::console::Console;
 use super::{Environment, Outcome};
-use crate::config::{Config, Flag, Loaded, Sources, read_policy};
+use crate::config::{Config, Flag, Loaded, Sources};
 use crate::failure::Failures;
 use crate::serve::Listen;
 
@@ -25,7 +25,7 @@ pub(super) struct ConfigArguments {
     /// Where forward authentication listens: IP:PORT, unix:PATH or off
     #[arg(long, value_name = "ADDRESS")]
     http_listen: Option<Listen>,
-    /// Where metrics and probes listen: IP:PORT, unix:PATH or off
+    /// Where probes listen: IP:PORT, unix:PATH or off
     #[arg(long, value_name = "ADDRESS")]
     operations_listen: Option<Listen>,
     /// The least severe events logged
@@ -64,10 +64,10 @@ impl ConfigArguments {
     }
 
     /// Reads all layers, and checks everything but what the machine has to say.
-    pub(super) fn load_checked(self, environment: Environment) -> Result<Config, Failures> {
-        let config = self.load(environment)?.config;
-        config.check()?;
-        Ok(config)
+    pub(super) fn load_checked(self, environment: Environment) -> Result<Loaded, Failures> {
+        let loaded = self.load(environment)?;
+        loaded.check()?;
+        Ok(loaded)
     }
 }
 
@@ -77,10 +77,7 @@ pub(super) fn check(
     environment: Environment,
     console: &mut Console,
 ) -> Outcome {
-    let config = arguments.load_checked(environment)?;
-    if let Some(file) = &config.policy.file {
-        read_policy(file)?;
-    }
+    arguments.load_checked(environment)?.config.first_policy()?;
     console.answer("The configuration is right.");
     Ok(ExitCode::SUCCESS)
 }

@@ -2,82 +2,110 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Callers, Config};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::setting::shortened;
+use super::{Callers, Config, Loaded};
 use crate::failure::{Failure, Failures};
 use crate::serve::Listen;
-use crate::token::{Prefix, Token};
+use crate::token::{Environment, Prefix};
+
+const REALM_BYTES_MAX: usize = 100;
+
+/// A rule that is not met, and the field that it is about.
+struct Fault {
+    path: &'static str,
+    failure: Failure,
+}
+
+impl Loaded {
+    /// As [`Config::check`]; where a value came from is told as well.
+    pub fn check(&self) -> Result<(), Failures> {
+        let told = |Fault { path, failure }| match self.origins.get(path) {
+            Some(origin) => failure.about(origin),
+            None => failure,
+        };
+        Failures::finish(self.config.faults().into_iter().map(told).collect())
+    }
+}
 
 impl Config {
     /// Checks what can be seen without touching the store or the network.
     pub fn check(&self) -> Result<(), Failures> {
-        let mut failures = Vec::new();
-        self.check_exposure(&mut failures);
-        self.check_values(&mut failures);
-        self.check_bounds(&mut failures);
-        Failures::finish(failures)
+        Failures::finish(self.faults().into_iter().map(|fault| fault.failure).collect())
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        self.check_exposure(&mut faults);
+        self.check_values(&mut faults);
+        self.check_bounds(&mut faults);
+        faults
     }
 
     /// Where other machines can connect, somebody must have said who may ask, and that it is in the clear.
-    fn check_exposure(&self, failures: &mut Vec<Failure>) {
+    fn check_exposure(&self, faults: &mut Vec<Fault>) {
         if self.grpc.callers == Some(Callers::Mtls) {
             let message =
                 "grpc.callers = \"mtls\" needs TLS, which this version does not serve yet";
             let help = "write `callers = \"key\"` below [grpc], and let a proxy or a mesh encrypt";
-            failures.push(Failure::new(message).help(help));
+            faults.push(fault("grpc.callers", message, help));
         }
-        let exposed = [("grpc", &self.grpc.listen), ("http", &self.http.listen)]
+        let exposed = [("grpc.listen", &self.grpc.listen), ("http.listen", &self.http.listen)]
             .into_iter()
             .find(|(_, listen)| !listen.is_loopback());
-        let Some((section, listen)) = exposed else { return };
-        let open = format!("{section}.listen = \"{listen}\" can be reached from other machines");
+        let Some((path, listen)) = exposed else { return };
+        let open = format!("{path} = \"{listen}\" can be reached from other machines");
         if self.grpc.callers.is_none() {
             let message = format!("{open}, and it was not said who may ask for decisions");
             let help = "write `callers = \"key\"` below [grpc] (whoever has a key with \
                         latchkey:authorize), or `callers = \"any\"` (whoever can connect)";
-            failures.push(Failure::new(message).help(help));
+            faults.push(fault(path, message, help));
         }
         if !self.insecure {
             let message = format!("{open}, in plaintext: tokens can be read on the way");
             let help = "if something else encrypts, or the network is trusted, write \
                         `insecure = true` at the top of the file (or --insecure)";
-            failures.push(Failure::new(message).help(help));
+            faults.push(fault(path, message, help));
         }
     }
 
-    fn check_values(&self, failures: &mut Vec<Failure>) {
-        if Prefix::parse(&self.token.prefix).is_none() {
-            let message = format!("token.prefix cannot be {:?}", self.token.prefix);
+    fn check_values(&self, faults: &mut Vec<Fault>) {
+        let prefix = &self.token.prefix;
+        if Prefix::parse(prefix).is_none() {
+            let message = format!("token.prefix cannot be {prefix:?}");
             let help = "it must be 2 to 16 characters of a-z and 0-9, a letter first";
-            failures.push(Failure::new(message).help(help));
+            faults.push(fault("token.prefix", message, help));
         }
-        if let Some(fault) = self.store.url.fault() {
-            let help = "write `url = \"sqlite://PATH\"` below [store]";
-            failures.push(Failure::new(format!("store.url: {fault}")).help(help));
+        if let Some(what) = self.store.url.fault() {
+            let help = "write `url = \"sqlite://PATH\"` below [store], the path alone";
+            faults.push(fault("store.url", format!("store.url: {what}"), help));
         }
-        if let Some(token) = &self.root_token
-            && let Err(fault) = Token::from_text(secrecy::ExposeSecret::expose_secret(token))
-        {
-            let message = format!("root_token is no token: {fault}");
-            let help = "leave it out, and one is made at the first start; `latchkey token inspect` \
-                        says whether a token is well-formed";
-            failures.push(Failure::new(message).help(help));
+        if let Some(what) = self.root_token.as_ref().and_then(|token| root_fault(token, prefix)) {
+            let help = "`latchkey token inspect` says what a token is; without root_token one is \
+                        made at the first start, and a store that has its root key needs none";
+            faults.push(fault("root_token", format!("root_token is no token {what}"), help));
         }
         let realm = &self.http.realm;
-        if realm.len() > 100 || realm.contains(|char: char| !is_plain(char)) {
-            let message =
-                "http.realm must be 1 to 100 printable ASCII characters, without \" and \\";
-            failures.push(Failure::new(message));
+        if realm.is_empty()
+            || realm.len() > REALM_BYTES_MAX
+            || realm.contains(|char: char| !is_plain(char))
+        {
+            let message = format!("http.realm cannot be {:?}", shortened(realm));
+            let help = "it must be 1 to 100 printable ASCII characters, without \" and \\";
+            faults.push(fault("http.realm", message, help));
         }
         let no_door = [&self.grpc.listen, &self.http.listen].map(|listen| *listen == Listen::Off);
         if no_door == [true, true] {
             let message = "grpc.listen and http.listen are both off: nobody could ask anything";
-            failures.push(Failure::new(message).help("give one of them an address"));
+            faults.push(fault("grpc.listen", message, "give one of them an address"));
         }
     }
 
-    fn check_bounds(&self, failures: &mut Vec<Failure>) {
-        let serve = &self.serve;
-        let bounds: [(&str, u64, RangeInclusive<u64>); 5] = [
+    fn check_bounds(&self, faults: &mut Vec<Fault>) {
+        let (store, serve) = (&self.store, &self.serve);
+        let bounds: [(&str, u64, RangeInclusive<u64>); 6] = [
+            ("store.read_timeout_ms", store.read_timeout_ms, 10..=10_000),
             ("cache.keys_max", self.cache.keys_max, 1..=1_000_000_000),
             ("serve.threads", serve.threads, 0..=1_024),
             ("serve.connections_max", serve.connections_max, 1..=1_000_000),
@@ -88,9 +116,22 @@ impl Config {
             if !range.contains(&value) {
                 let (least, most) = range.into_inner();
                 let message = format!("{path} cannot be {value}");
-                failures.push(Failure::new(message).help(format!("from {least} to {most}")));
+                faults.push(fault(path, message, format!("from {least} to {most}")));
             }
         }
+    }
+}
+
+fn fault(path: &'static str, message: impl Into<String>, help: impl Into<String>) -> Fault {
+    Fault { path, failure: Failure::new(message).help(help) }
+}
+
+/// What is wrong with a root token, without repeating it.
+fn root_fault(text: &SecretString, prefix: &str) -> Option<String> {
+    match crate::token::parse(text.expose_secret().as_bytes()) {
+        Err(malformed) => Some(format!("at all: {malformed}")),
+        Ok(parsed) if parsed.prefix == prefix && parsed.environment == Environment::Live => None,
+        Ok(_) => Some(format!("for a root key: it must begin with `{prefix}_live_`")),
     }
 }
 
@@ -100,6 +141,10 @@ impl super::StoreUrl {
         match self.expose().split_once("://") {
             None => Some("it is no URL"),
             Some(("sqlite", "" | ":memory:")) => Some("there is no path of a file in it"),
+            // To SQLite these would begin parameters, of which there are none.
+            Some(("sqlite", path)) if path.contains(['?', '#']) => {
+                Some("there is a `?` or `#` in the path, and parameters are not taken")
+            }
             Some(("sqlite", _)) => None,
             Some(("postgres" | "postgresql", _)) => {
                 Some("PostgreSQL needs a later version; this one stores in SQLite")

@@ -99,10 +99,10 @@ struct Loading {
 
 impl Loading {
     fn read_file(&mut self, path: &Path) {
-        let doing = format!("cannot read the configuration file {}", path.display());
+        let what = format!("the configuration file {}", path.display());
         let text = match read_bounded(path) {
             Ok(text) => text,
-            Err(error) => return self.failures.push(Failure::of(doing, &error)),
+            Err(error) => return self.failures.push(Failure::reading(what, &error)),
         };
         match text.parse::<toml::Table>() {
             Ok(table) => self.read_table(&table, "", path),
@@ -110,8 +110,9 @@ impl Loading {
             Err(error) => {
                 let place = error.span().map(|span| place(&text, span.start)).unwrap_or_default();
                 let message = error.message();
-                self.failures
-                    .push(Failure::new(format!("{doing}: it is no TOML{place}: {message}")));
+                let message = format!("cannot read {what}: it is no TOML{place}: {message}");
+                let help = "mend that line; deploy/latchkey.toml shows how each field is written";
+                self.failures.push(Failure::new(message).help(help));
             }
         }
     }
@@ -162,12 +163,13 @@ impl Loading {
     }
 
     fn set_variable(&mut self, path: &'static str, name: &str, value: &OsStr) {
-        match value.to_str() {
-            Some(text) => {
-                self.set(path, Given::Text(text), &Origin::Environment(name.to_owned()));
-            }
-            None => self.failures.push(Failure::new(format!("{name}: the value is not UTF-8"))),
-        }
+        let Some(text) = value.to_str() else {
+            let failure = Failure::new(format!("{name}: the value is not UTF-8"));
+            return self
+                .failures
+                .push(failure.help(format!("it sets `{path}`; write it in UTF-8")));
+        };
+        self.set(path, Given::Text(text), &Origin::Environment(name.to_owned()));
     }
 
     /// `name` ends in `_FILE`, and the value names a file that holds the value of the field.
@@ -185,8 +187,8 @@ impl Loading {
                 self.set(path, Given::Text(text), &Origin::Environment(name.to_owned()));
             }
             Err(error) => {
-                let doing = format!("{name}: cannot read {}", file.display());
-                self.failures.push(Failure::of(doing, &error));
+                let failure = Failure::reading(file.display(), &error);
+                self.failures.push(failure.about(name));
             }
         }
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::Config;
 use crate::error::Violation;
 use crate::failure::{Failure, Failures};
 use crate::policy::Policy;
@@ -11,11 +12,29 @@ use crate::policy::Policy;
 /// The most bytes of a policy: as many as the API takes in one message.
 const POLICY_BYTES_MAX: u64 = 1 << 20;
 
+impl Config {
+    /// The policy that an empty store starts with: that of `policy.file`, else the built-in one.
+    pub fn first_policy(&self) -> Result<Policy, Failures> {
+        let Some(path) = &self.policy.file else { return Ok(Policy::default()) };
+        let advised = |failure: Failure| {
+            let help = failure.help.clone().unwrap_or_else(|| {
+                format!(
+                    "mend it (`latchkey policy check {}` checks it), or leave policy.file out and \
+                     start with the built-in policy",
+                    path.display()
+                )
+            });
+            failure.about("policy.file").help(help)
+        };
+        read_policy(path).map_err(|Failures(all)| Failures(all.into_iter().map(advised).collect()))
+    }
+}
+
 /// Reads a policy and checks all that can be seen in the document itself. `-` is stdin.
 pub fn read_policy(path: &Path) -> Result<Policy, Failures> {
     let name = if path == Path::new("-") { "stdin".into() } else { path.display().to_string() };
-    let text = read(path)
-        .map_err(|error| Failure::of(format!("cannot read the policy {name}"), &error))?;
+    let text =
+        read(path).map_err(|error| Failure::reading(format!("the policy {name}"), &error))?;
     let policy = Policy::from_toml(&text)
         .map_err(|error| Failure::new(format!("{name} is no policy: {error}")))?;
     let Err(error) = policy.validate("") else { return Ok(policy) };

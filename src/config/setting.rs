@@ -1,7 +1,7 @@
 //! One field of the configuration: what it takes, from a file or as text, and how it is shown.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
@@ -72,7 +72,8 @@ impl<'a> Given<'a> {
     }
 }
 
-fn shortened(text: &str) -> String {
+/// The first characters of a text, for an error.
+pub(super) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 100;
     let mut short: String = text.chars().take(CHARS_MAX).collect();
     if short.len() < text.len() {
@@ -174,6 +175,12 @@ impl StoreUrl {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// What stands after the scheme: the path of a file, where the scheme is `sqlite`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        Path::new(self.0.split_once("://").map_or(&*self.0, |(_, path)| path))
     }
 }
 

@@ -37,6 +37,10 @@ const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
 /// The most that messages of administration may come to which are read or dealt with at once, each
 /// counted as the largest of its method: 1,024 calls, or 64 policies.
 const ROOM_KIB: usize = 64 * 1024;
+/// The most messages that may be slow to arrive at once, of callers who need not be admitted.
+const STRANGERS_MAX: usize = 4_096;
+/// A message that arrives so soon after its head is not slow.
+const PROMPT_TIME_MAX: Duration = Duration::from_millis(200);
 /// Reflection goes on for as long as its caller asks, but no longer.
 const REFLECTION_TIME_MAX: Duration = Duration::from_secs(30);
 /// Everybody may ask for reflection, and few do.
@@ -48,15 +52,21 @@ pub(super) struct Administration {
     routes: Routes,
     background: Handle,
     admission: Admission,
+    strangers: Strangers,
     room: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
 }
 
 impl Administration {
-    pub(super) fn new(routes: Routes, background: Handle, admission: Admission) -> Self {
+    pub(super) fn new(
+        routes: Routes,
+        background: Handle,
+        admission: Admission,
+        strangers: Strangers,
+    ) -> Self {
         let room = Arc::new(Semaphore::new(ROOM_KIB));
         let reflections = Arc::new(Semaphore::new(REFLECTIONS_MAX));
-        Self { routes, background, admission, room, reflections }
+        Self { routes, background, admission, strangers, room, reflections }
     }
 
     /// Answers a call with one message.
@@ -105,19 +115,21 @@ impl Administration {
     {
         let (head, body) = request.into_parts();
         method.admit(&self.admission, &head).await?;
-        let place = self.place(method)?;
-        let message = in_time(Message::new(body, method.bytes_max())).await?;
+        let message = Message::new(body, method.bytes_max());
+        // Health is open to everybody, and whoever asks for it would take a full house for a dead one.
+        let (message, place) = if method == Method::Health {
+            (self.strangers.wait_for(message).await?, None)
+        } else {
+            let place = self.place(method)?;
+            (in_time(message).await?, Some(place))
+        };
         Ok((Request::from_parts(head, Full::new(message)), place))
     }
 
-    /// Health needs none: whoever asks for it would take a full house for a dead one.
-    fn place(&self, method: Method) -> Result<Option<OwnedSemaphorePermit>, Error> {
-        if method == Method::Health {
-            return Ok(None);
-        }
+    fn place(&self, method: Method) -> Result<OwnedSemaphorePermit, Error> {
         let kib = u32::try_from(method.bytes_max() / 1024).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.room).try_acquire_many_owned(kib);
-        place.map(Some).map_err(|_| full("too many calls of administration are in flight"))
+        place.map_err(|_| full("too many calls of administration are in flight"))
     }
 
     /// Answers a call whose caller sends a stream.
@@ -141,8 +153,32 @@ impl Administration {
     }
 }
 
+/// Callers of whom nothing is known, with messages that have still to arrive. A cheap handle.
+#[derive(Clone)]
+pub(super) struct Strangers(Arc<Semaphore>);
+
+impl Strangers {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(STRANGERS_MAX)))
+    }
+
+    /// The message, unless it takes too long to arrive, or is slow while too many others are.
+    pub(super) async fn wait_for<B>(&self, mut message: Message<B>) -> Result<Bytes, Error>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        if let Ok(message) = timeout(PROMPT_TIME_MAX, &mut message).await {
+            return message;
+        }
+        let Ok(_place) = self.0.try_acquire() else {
+            return Err(full("the message is slow to arrive, and too many others are"));
+        };
+        in_time(message).await
+    }
+}
+
 /// The message, unless it takes too long to arrive.
-pub(super) async fn in_time<B>(message: Message<B>) -> Result<Bytes, Error>
+async fn in_time<B>(message: Message<B>) -> Result<Bytes, Error>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {

@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body;
 
 use crate::error::{Error, Reason};
@@ -28,7 +28,7 @@ pub(super) struct Message<B> {
 enum Arrived {
     Nothing,
     /// A copy, for a part of what the connection has read would keep all of it.
-    Parts(BytesMut),
+    Parts(Vec<u8>),
     /// All in one piece, as nearly always.
     InOne(Bytes),
 }
@@ -43,8 +43,9 @@ impl<B> Message<B> {
             Arrived::Nothing if is_whole(&data, self.bytes_max)? => {
                 self.arrived = Arrived::InOne(data);
             }
-            Arrived::Nothing => self.arrived = Arrived::Parts(BytesMut::from(&*data)),
+            Arrived::Nothing => self.arrived = Arrived::Parts(data.to_vec()),
             Arrived::Parts(parts) => {
+                make_room(parts, data.len(), PREFIX_BYTES + self.bytes_max);
                 parts.extend_from_slice(&data);
                 is_whole(parts, self.bytes_max)?;
             }
@@ -57,7 +58,7 @@ impl<B> Message<B> {
     fn finish(&mut self) -> Result<Bytes, Error> {
         match std::mem::replace(&mut self.arrived, Arrived::Nothing) {
             Arrived::InOne(message) => Ok(message),
-            Arrived::Parts(parts) if is_whole(&parts, self.bytes_max)? => Ok(parts.freeze()),
+            Arrived::Parts(parts) if is_whole(&parts, self.bytes_max)? => Ok(parts.into()),
             Arrived::Parts(parts) if !parts.is_empty() => Err(cut_off()),
             Arrived::Parts(_) | Arrived::Nothing => {
                 Err(unreadable("the request has no message; an empty one is five bytes of zero"))
@@ -83,6 +84,14 @@ impl<B: Body<Data = Bytes> + Unpin> Future for Message<B> {
                 None => return Poll::Ready(this.finish()),
             }
         }
+    }
+}
+
+/// Doubles as a vector does by itself, but not beyond the largest message.
+fn make_room(parts: &mut Vec<u8>, more: usize, bytes_max: usize) {
+    if parts.capacity() - parts.len() < more {
+        let doubled = parts.len().min(bytes_max.saturating_sub(parts.len()));
+        parts.reserve_exact(doubled.max(more));
     }
 }
 
@@ -150,6 +159,16 @@ mod tests {
             assert_eq!(read(&[&whole[..at], &whole[at..]]).unwrap(), whole, "{at}");
         }
         assert_eq!(read(&[&[0; 5]]).unwrap(), [0; 5]);
+    }
+
+    #[test]
+    fn an_incomplete_message_holds_no_more_than_the_largest_takes() {
+        let mut parts = Vec::new();
+        for _ in 0..100 {
+            make_room(&mut parts, 1, 100);
+            parts.push(0);
+        }
+        assert_eq!(parts.capacity(), 100);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use http::Response;
+use http::{HeaderName, Response};
 use tokio::task::JoinError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
@@ -113,10 +113,11 @@ pub(super) fn broken_off(broken: &JoinError, method: Method) -> Status {
 /// An answer whose error, if it is one, carries its reason. Our own errors always do; what tonic says in
 /// our place does not.
 pub(super) fn with_reason<B>(mut answer: Response<B>) -> Response<B> {
-    const DETAILS: &str = "grpc-status-details-bin";
+    const CODE: HeaderName = HeaderName::from_static("grpc-status");
+    const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
     let headers = answer.headers_mut();
     // An answer with a message has its status at the end, and that one is ours.
-    let is_error = headers.get("grpc-status").is_some_and(|code| code != "0");
+    let is_error = headers.get(CODE).is_some_and(|code| code != "0");
     if !is_error || headers.contains_key(DETAILS) {
         return answer;
     }

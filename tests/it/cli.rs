@@ -213,6 +213,7 @@ fn a_policy_file_that_is_missing_is_named() {
     let ended = latchkey(&["policy", "check", "/nowhere/policy.toml"]);
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.contains("cannot read the policy /nowhere/policy.toml"), "{ended:?}");
+    assert!(ended.err.contains("help: name a file that is there"), "{ended:?}");
 }
 
 #[test]
@@ -227,6 +228,28 @@ fn calling_a_server_needs_a_token_that_can_be_right() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.contains("LATCHKEY_TOKEN cannot be right"), "{ended:?}");
     assert!(!ended.err.contains(wrong));
+
+    let ended = latchkey(&["policy", "get", "--token-file", "/nowhere/token"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("cannot read the token file /nowhere/token"), "{ended:?}");
+    assert!(ended.err.contains("help: name a file that is there"), "{ended:?}");
+}
+
+#[test]
+fn a_server_that_does_not_speak_grpc_is_told_from_one_that_fails() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // As a server of HTTP/1.1 does that knows no more; it goes on until the tests end.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"));
+            drop(std::io::copy(&mut stream, &mut std::io::sink()));
+        }
+    });
+    let ended = latchkey(&["health", "--address", &address]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("error: no answer came: "), "{ended:?}");
+    assert!(ended.err.contains("grpc.listen (port 50051"), "{ended:?}");
 }
 
 #[test]

@@ -78,7 +78,33 @@ fn what_is_no_toml_is_refused_without_its_lines() {
 #[test]
 fn a_file_that_is_missing_is_named() {
     let ended = latchkey(&["config", "check", "--config", "/nowhere/latchkey.toml"]);
-    assert_refused(&ended, &["cannot read the configuration file /nowhere/latchkey.toml"]);
+    let told = ["cannot read the configuration file /nowhere/latchkey.toml", "help: name a file"];
+    assert_refused(&ended, &told);
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let ended = latchkey(&["config", "check", "--config", folder]);
+    assert_refused(&ended, &["help: name a file in the folder"]);
+}
+
+#[test]
+fn a_rule_that_is_not_met_names_the_field_its_value_and_where_it_came_from() {
+    let ended = check_with(&[("LATCHKEY__HTTP__REALM", "a\"b")]);
+    assert_refused(&ended, &["LATCHKEY__HTTP__REALM: http.realm cannot be \"a\\\"b\"", "help: "]);
+    let long = "r".repeat(101);
+    let ended = check("realm.toml", &format!("[http]\nrealm = \"{long}\"\n"));
+    assert_refused(&ended, &["realm.toml: http.realm cannot be", "1 to 100"]);
+    let ended = latchkey(&["config", "check", "--http-listen", "0.0.0.0:1", "--insecure"]);
+    assert_refused(&ended, &["--http-listen: http.listen = \"0.0.0.0:1\" can be reached"]);
+}
+
+#[test]
+fn the_time_of_a_read_has_its_bounds() {
+    for (millis, is_right) in [("9", false), ("10", true), ("10_000", true), ("10001", false)] {
+        let ended = check_with(&[("LATCHKEY__STORE__READ_TIMEOUT_MS", millis)]);
+        assert_eq!(ended.code == Some(0), is_right, "{millis}: {ended:?}");
+        if !is_right {
+            assert_refused(&ended, &["store.read_timeout_ms cannot be", "from 10 to 10000"]);
+        }
+    }
 }
 
 #[test]
@@ -89,7 +115,8 @@ fn a_value_may_be_kept_in_a_file() {
     assert!(ended.out.contains("prefix = \"acme\" # LATCHKEY__TOKEN__PREFIX_FILE"), "{ended:?}");
 
     let ended = check_with(&[("LATCHKEY__TOKEN__PREFIX_FILE", "/nowhere/prefix")]);
-    assert_refused(&ended, &["LATCHKEY__TOKEN__PREFIX_FILE: cannot read /nowhere/prefix"]);
+    let told = ["LATCHKEY__TOKEN__PREFIX_FILE: cannot read /nowhere/prefix", "help: name a file"];
+    assert_refused(&ended, &told);
 }
 
 #[test]
@@ -107,7 +134,8 @@ fn policy_file_is_a_field_and_not_a_file_that_holds_one() {
     let path = file("config-policy.toml", "[[plans]]\nname = \"free\"\n");
     assert_eq!(check_with(&[("LATCHKEY__POLICY__FILE", path.as_str())]).code, Some(0));
     let ended = check_with(&[("LATCHKEY__POLICY__FILE", "/nowhere/policy.toml")]);
-    assert_refused(&ended, &["cannot read the policy /nowhere/policy.toml"]);
+    let told = ["policy.file: cannot read the policy /nowhere/policy.toml", "help: name a file"];
+    assert_refused(&ended, &told);
 }
 
 #[test]

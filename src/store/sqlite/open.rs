@@ -1,15 +1,15 @@
 //! Opening the file: its lock, its state of health, its schema. Whatever is wrong is said in words that
 //! name the file and what to do.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Row as _, SqlSafeStr as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 
 use super::failure::{DAMAGED, unusable};
 use crate::key::RECORD_FORMAT;
@@ -49,19 +49,47 @@ pub(super) async fn open(path: &str) -> Result<Opened, StoreError> {
              kept in memory only"
         )));
     }
-    let path = PathBuf::from(path);
+    let path = canonical(Path::new(path))?;
     let lock = take_lock(&path)?;
-    create_file(&path)?;
+    check_names(&path)?;
+    look_at_owner(&path).await?;
     let writing = writing(&path);
-    let say = |error: sqlx::Error| unusable(&path, &error);
-    let mut writer = writing.connect().await.map_err(say)?;
-    check_version(&text(&mut writer, "SELECT sqlite_version()").await.map_err(say)?)?;
-    check_modes(&mut writer, &path).await?;
-    check_health(&mut writer, &path).await?;
-    check_owner(&mut writer, &path).await?;
-    migrate(&mut writer, &path).await?;
-    check_format(&mut writer, &path).await?;
+    let mut writer = writing.connect().await.map_err(|error| unusable(&path, &error))?;
+    if let Err(refused) = make_ready(&mut writer, &path).await {
+        // In order, so that no log is left beside what was refused.
+        let _ = writer.close().await;
+        return Err(refused);
+    }
     Ok(Opened { writer, writing, reading: reading(&path), lock })
+}
+
+async fn make_ready(writer: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let version = text(writer, "SELECT sqlite_version()").await;
+    check_version(&version.map_err(|error| unusable(path, &error))?)?;
+    check_modes(writer, path).await?;
+    check_health(writer, path).await?;
+    migrate(writer, path).await?;
+    check_format(writer, path).await
+}
+
+/// The one name of the file, which is made when it is not there: a lock beside another name, such as
+/// that of a symbolic link, would be another lock.
+fn canonical(path: &Path) -> Result<PathBuf, StoreError> {
+    let say = |error: io::Error| unusable_file(path, &error);
+    match fs::metadata(path) {
+        Ok(file) if file.is_dir() => return Err(say(io::ErrorKind::IsADirectory.into())),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_file(path).map_err(say)?,
+        Err(error) => return Err(say(error)),
+    }
+    fs::canonicalize(path).map_err(say)
+}
+
+/// SQLite gives the files beside the database the same mode as the database. Only a file that is not
+/// there is opened: to close one that is in use would let go of SQLite's own locks.
+fn make_file(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(FILE_MODE).open(path).map(drop)
 }
 
 /// A lock beside the database, so that two processes never write to it: each would answer from a cache
@@ -90,16 +118,18 @@ fn take_lock(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// SQLite gives the files beside the database the same mode as the database.
-fn create_file(path: &Path) -> Result<(), StoreError> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(FILE_MODE)
-        .open(path)
-        .map(drop)
-        .map_err(|error| unusable_file(path, &error))
+/// Under a second name, a hard link, the file would have a second lock and a second log.
+fn check_names(path: &Path) -> Result<(), StoreError> {
+    let names = fs::metadata(path).map_err(|error| unusable_file(path, &error))?.nlink();
+    if names <= 1 {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(StoreError::Unusable(format!(
+        "the database `{path}` has {names} names (hard links), and under each a process of its own \
+         could use it. Remove all but one (`find / -samefile '{path}'` lists them), and make a \
+         symbolic link where another name is needed"
+    )))
 }
 
 fn unusable_file(path: &Path, error: &io::Error) -> StoreError {
@@ -183,20 +213,25 @@ async fn check_health(connection: &mut SqliteConnection, path: &Path) -> Result<
     Err(StoreError::Unusable(format!("the database `{}`: {DAMAGED} ({found})", path.display())))
 }
 
-/// A file with tables of another program is left alone.
-async fn check_owner(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+/// A file with tables of another program is left alone; to open it for writing would change its mode.
+async fn look_at_owner(path: &Path) -> Result<(), StoreError> {
+    let say = |error: sqlx::Error| unusable(path, &error);
+    let mut connection = common(path).connect().await.map_err(say)?;
+    let is_ours = is_ours(&mut connection).await;
+    let closed = connection.close().await;
+    if !is_ours.map_err(say)? {
+        return Err(StoreError::Unusable(format!(
+            "the database `{}` belongs to another program; name another file",
+            path.display()
+        )));
+    }
+    closed.map_err(say)
+}
+
+async fn is_ours(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let tables = "SELECT CAST(count(*) AS TEXT) FROM sqlite_schema";
     let ours = "SELECT CAST(count(*) AS TEXT) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
-    let say = |error: sqlx::Error| unusable(path, &error);
-    if text(connection, tables).await.map_err(say)? == "0"
-        || text(connection, ours).await.map_err(say)? == "1"
-    {
-        return Ok(());
-    }
-    Err(StoreError::Unusable(format!(
-        "the database `{}` belongs to another program; name another file",
-        path.display()
-    )))
+    Ok(text(connection, tables).await? == "0" || text(connection, ours).await? == "1")
 }
 
 async fn migrate<C: Migrate>(connection: &mut C, path: &Path) -> Result<(), StoreError> {

@@ -155,6 +155,35 @@ async fn strangers_cannot_fill_the_memory_with_messages_that_do_not_end() {
 }
 
 #[tokio::test]
+async fn strangers_with_slow_messages_leave_room_for_prompt_ones() {
+    let mut rig = Rig::start().await;
+    let before = memory(&rig, "VmRSS");
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut peer = Peer::connect(&rig, None).await;
+        for _ in 0..250 {
+            open.push(peer.begin(AUTHORIZE, &[], all_but_one(16 * 1024)).await);
+        }
+        rig.head().await;
+    }
+    let (mut late, mut full) = (0, 0);
+    for status in join_all(open.into_iter().map(Open::status)).await {
+        match status.code() {
+            Code::DeadlineExceeded => late += 1,
+            Code::Unavailable => full += 1,
+            _ => panic!("{status:?}"),
+        }
+    }
+    let height = memory(&rig, "VmHWM");
+    println!("{late} were waited for, {full} were not; from {before} to {height} KiB");
+    assert_eq!(late + full, 5_000);
+    assert!(full >= 5_000 - 4_096, "{full}");
+    assert!(height < before + 160 * 1024, "from {before} to {height} KiB");
+    let mut peer = Peer::connect(&rig, None).await;
+    assert_eq!(peer.call(HEALTH, &[], frame(&[])).await.code(), Code::Ok);
+}
+
+#[tokio::test]
 async fn operators_find_room_for_so_many_messages_and_no_more() {
     let mut rig = Rig::start().await;
     let mut peer = Peer::connect(&rig, Some(&rig.root)).await;

@@ -32,6 +32,12 @@ async fn health_tells_whether_a_server_serves() {
     assert!(told.contains(service), "{told}");
     let unknown = remote(&server, &root, &["health", "--service", "latchkey.v1.Nothing"]);
     assert_refused(&refused(unknown), &["no service", "help: "]);
+    for address in [server.http(), server.operations()] {
+        let ended = remote(&server, &root, &["health", "--address", &address.to_string()]);
+        let told =
+            ["does not speak gRPC", "HTTP 404", "help: see whether", "grpc.listen (port 50051"];
+        assert_refused(&refused(ended), &told);
+    }
     server.stop().await;
     let gone = remote(&server, &root, &["health"]);
     assert_refused(&refused(gone), &["cannot connect", "help: start a server there"]);
