@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_client(true)
         .build_server(true)
+        .codec_path("crate::proto::codec::SmallCodec")
         .btree_map(".latchkey.v1") // labels come out in one order, on the wire and in logs
         .skip_debug(messages_with_a_secret(&compiler.descriptor_pool()))
         .compile_fds(compiler.file_descriptor_set())?;

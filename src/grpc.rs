@@ -92,12 +92,12 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
     let decisions = authorize::Decisions::new(authorizer, callers, realm);
     let dispatch = Dispatch {
         decisions: AuthorizationServiceServer::new(decisions),
-        administration: Administration::new(
+        administration: Arc::new(Administration::new(
             routes.routes().prepare(),
             background,
             admission,
             strangers.clone(),
-        ),
+        )),
         strangers,
     };
     (health, dispatch)
@@ -131,7 +131,8 @@ fn add_reflection(routes: &mut tonic::service::RoutesBuilder) {
 #[derive(Clone)]
 pub struct Dispatch {
     decisions: AuthorizationServiceServer<authorize::Decisions>,
-    administration: Administration,
+    /// Behind one pointer, as every decision clones the whole.
+    administration: Arc<Administration>,
     strangers: Strangers,
 }
 
@@ -164,8 +165,12 @@ where
     fn call(&mut self, request: Request<B>) -> Answer {
         Answer(match Method::of(request.uri().path()) {
             Some(Method::Decide) => self.decide(request),
-            Some(Method::Reflect) => Box::pin(self.administration.clone().stream(request)),
-            Some(method) => Box::pin(self.administration.clone().call(method, request)),
+            Some(Method::Reflect) => {
+                Box::pin(Administration::clone(&self.administration).stream(request))
+            }
+            Some(method) => {
+                Box::pin(Administration::clone(&self.administration).call(method, request))
+            }
             None => Box::pin(ready(Ok(trailers_only(status::no_such_method())))),
         })
     }

@@ -9,6 +9,8 @@ use self::v1::{
     RevokeReason, RotateKeyResponse, lookup_key_request, revoke_key_request,
 };
 
+pub(crate) mod codec;
+
 /// Package `latchkey.v1`.
 #[expect(
     unused_qualifications,
