@@ -187,7 +187,9 @@ impl Builder {
         let is_dev = server.child_is_dev();
         eventually(START_TIME_MAX, "the server is ready", || {
             if let Some(status) = server.ended() {
-                panic!("the server ended with {status}:\n{}", log.lock().unwrap());
+                // The lock is let go before the panic, which prints the log once more on its way.
+                let said = log.lock().unwrap().clone();
+                panic!("the server ended with {status}:\n{said}");
             }
             let ready = log.lock().unwrap().contains("\"ready\"")
                 && (!is_dev || printed.lock().unwrap().contains("ListKeys"));
