@@ -9,18 +9,31 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::console::Console;
-use self::remote::{ADDRESS_HELP, ServerArguments, TOKEN_HELP};
+use self::console::{Colour, Console};
+use self::policy::PolicyCommand;
+use self::server::ServerArguments;
 use self::settings::ConfigArguments;
 use crate::failure::Failures;
 
-mod console;
-mod health;
-mod policy;
 mod process;
-mod remote;
 mod settings;
 mod token;
+
+mod health;
+mod policy;
+
+mod profile;
+mod receipt;
+mod refusal;
+mod rpc;
+mod secret;
+mod server;
+mod session;
+
+mod console;
+mod table;
+mod time;
+mod tree;
 
 /// Environment variables, as the machine has them.
 type Environment = Vec<(OsString, OsString)>;
@@ -43,6 +56,9 @@ pub struct Dev {
 #[derive(Debug, Parser)]
 #[command(name = "latchkey", version, arg_required_else_help = true)]
 struct Arguments {
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
+    color: Colour,
     #[command(subcommand)]
     command: Command,
 }
@@ -101,41 +117,6 @@ enum ConfigCommand {
 }
 
 #[derive(Debug, Subcommand)]
-enum PolicyCommand {
-    /// Print the server's policy as TOML
-    Get(ServerArguments),
-    /// Check a policy here, and with --address at a server too; nothing is changed
-    Check {
-        /// The policy as TOML; - is stdin
-        file: PathBuf,
-        /// The server to ask as well
-        #[arg(long, value_name = "ADDRESS")]
-        address: Option<String>,
-        #[arg(long, value_name = "FILE", help = TOKEN_HELP, requires = "address")]
-        token_file: Option<PathBuf>,
-    },
-    /// Replace the server's policy
-    Apply(ApplyArguments),
-}
-
-#[derive(Debug, Args)]
-struct ApplyArguments {
-    /// The policy as TOML; - is stdin
-    file: PathBuf,
-    /// Replace the policy only if it still has this revision
-    #[arg(long, value_name = "REVISION")]
-    expected_revision: Option<String>,
-    /// Accept that keys hold scopes which the new policy drops; those then allow nothing
-    #[arg(long)]
-    allow_orphans: bool,
-    /// Let the server check everything, and change nothing
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    server: ServerArguments,
-}
-
-#[derive(Debug, Subcommand)]
 enum RootCommand {
     /// Make a new root key and revoke the old one; needs the store itself, and no server on it
     Reset {
@@ -149,15 +130,21 @@ enum RootCommand {
 
 #[derive(Debug, Args)]
 struct HealthArguments {
-    #[arg(long, value_name = "ADDRESS", help = ADDRESS_HELP)]
-    address: Option<String>,
     /// Ask for one gRPC service, by its full name, and not for the server as a whole
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     service: String,
+    #[command(flatten)]
+    server: ServerArguments,
 }
 
 /// Does what the arguments say, with this environment.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    // Before anything else can repeat it.
+    if arguments.iter().any(|argument| token::looks_like_one(&argument.to_string_lossy())) {
+        Console::new(Colour::Auto, &environment).failures(&token::given_as_argument().into());
+        return ExitCode::from(USAGE);
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -165,7 +152,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
     };
-    let mut console = Console::default();
+    let mut console = Console::new(arguments.color, &environment);
     let outcome = dispatch(arguments.command, environment, &mut console);
     console.finish(outcome)
 }
@@ -177,7 +164,7 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
             token::inspect(console)
         }
         Command::Token(TokenCommand::Inspect { given: _ }) => {
-            Console::failures(&token::given_as_argument().into());
+            console.failures(&token::given_as_argument().into());
             Ok(ExitCode::from(USAGE))
         }
         Command::Config(ConfigCommand::Check(arguments)) => {
@@ -186,14 +173,7 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
         Command::Config(ConfigCommand::Show(arguments)) => {
             settings::show(arguments, environment, console)
         }
-        Command::Policy(PolicyCommand::Get(server)) => policy::get(&server, &environment, console),
-        Command::Policy(PolicyCommand::Check { file, address, token_file }) => {
-            let server = ServerArguments { address, token_file };
-            policy::check(&file, &server, &environment, console)
-        }
-        Command::Policy(PolicyCommand::Apply(arguments)) => {
-            policy::apply(&arguments, &environment, console)
-        }
+        Command::Policy(command) => policy::run(command, &environment, console),
         Command::Root(RootCommand::Reset { config, token_file }) => {
             process::reset_root(config, token_file, environment, console)
         }

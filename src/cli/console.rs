@@ -1,45 +1,168 @@
-//! What is written to stdout and stderr, and the exit code that follows from it.
+//! What is written to stdout and stderr, what is asked, and the exit code that follows from it.
 
-use std::io::{self, Write as _};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 
-use super::Outcome;
-use crate::failure::Failures;
+use clap::{Args, ValueEnum};
+
+use super::table::{Table, Tone};
+use super::tree::Tree;
+use super::{Environment, Outcome};
+use crate::failure::{Failure, Failures};
 use crate::policy::has_unprintable;
 
+/// When to colour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Colour {
+    /// On a terminal, unless `NO_COLOR` is set
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    /// For people
+    Table,
+    /// For programs: protobuf's JSON, as grpcurl prints it
+    Json,
+}
+
+/// How an answer is to look.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct OutputArguments {
+    /// The form of the answer
+    #[arg(long, short, value_name = "FORM", value_enum, default_value_t = Form::Table)]
+    pub(super) output: Form,
+}
+
 /// Stdout and stderr. What could not be written is remembered, and makes the command fail.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Console {
     lost: Option<io::Error>,
+    colours_out: bool,
+    colours_err: bool,
+    has_progress: bool,
 }
 
 impl Console {
+    /// Colours as wished for, and as the environment allows.
+    pub(super) fn new(colour: Colour, environment: &Environment) -> Self {
+        let environment: HashMap<&OsString, &OsString> =
+            environment.iter().map(|(name, value)| (name, value)).collect();
+        let value =
+            |name: &str| environment.get(&OsString::from(name)).map(|value| value.as_os_str());
+        let is_plain = value("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || value("TERM") == Some(OsStr::new("dumb"));
+        let colours = |is_terminal: bool| match colour {
+            Colour::Always => true,
+            Colour::Never => false,
+            Colour::Auto => is_terminal && !is_plain,
+        };
+        Self {
+            lost: None,
+            colours_out: colours(io::stdout().is_terminal()),
+            colours_err: colours(io::stderr().is_terminal()),
+            has_progress: false,
+        }
+    }
+
     /// Writes an answer to stdout; a line break is added.
     pub(super) fn answer(&mut self, text: &str) {
+        self.write(&printable(text.trim_end()));
+    }
+
+    /// Writes a document to stdout as it is, whose own syntax keeps it from playing with a terminal.
+    pub(super) fn json(&mut self, tree: &Tree) {
+        self.answer(&tree.to_json());
+    }
+
+    /// Writes names and values to stdout, in two columns.
+    pub(super) fn answer_rows<N: AsRef<str>>(&mut self, rows: &[(N, String)]) {
+        let mut table = Table::without_head();
+        for (name, value) in rows {
+            let tone = Tone::of_word(value);
+            table.row([(name.as_ref().to_owned(), Tone::Faint), (value.clone(), tone)]);
+        }
+        self.table(&table);
+    }
+
+    /// Writes a table to stdout.
+    pub(super) fn table(&mut self, table: &Table) {
+        let text = table.render(self.colours_out);
+        self.write(text.trim_end_matches('\n'));
+    }
+
+    fn write(&mut self, text: &str) {
+        self.end_progress();
         let mut stdout = io::stdout().lock();
-        let written =
-            writeln!(stdout, "{}", printable(text.trim_end())).and_then(|()| stdout.flush());
+        let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
         if let Err(error) = written {
             self.lost.get_or_insert(error);
         }
     }
 
-    /// Writes names and values to stdout, in two columns.
-    pub(super) fn answer_rows(&mut self, rows: &[(&str, String)]) {
-        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in rows {
-            self.answer(&format!("{name:width$}  {value}"));
+    /// Writes something beside the answer to stderr.
+    pub(super) fn note(&mut self, text: &str) {
+        self.end_progress();
+        // When stderr is gone, nobody wants notes.
+        drop(writeln!(io::stderr(), "{}", printable(text)));
+    }
+
+    /// Says how far long work has come; each time in place of the last. Only where somebody watches.
+    pub(super) fn progress(&mut self, text: &str) {
+        if io::stderr().is_terminal() {
+            self.has_progress = true;
+            drop(write!(io::stderr(), "\r\u{1b}[K{}", printable(text)));
         }
     }
 
+    fn end_progress(&mut self) {
+        if std::mem::take(&mut self.has_progress) {
+            drop(write!(io::stderr(), "\r\u{1b}[K"));
+        }
+    }
+
+    /// Asks whether to go on with what cannot be undone. Without a terminal nobody can be asked.
+    pub(super) fn confirm(&mut self, question: &str) -> Result<(), Failure> {
+        self.end_progress();
+        // Stdin may carry a token; the terminal is asked itself.
+        let terminal = io::stderr().is_terminal().then(|| File::open("/dev/tty").ok()).flatten();
+        let Some(terminal) = terminal else {
+            let message = format!(
+                "not done: this needs a yes, and there is no terminal to ask at: {question}"
+            );
+            return Err(Failure::new(message).help("say --yes if it is what you want"));
+        };
+        let ask = format!("{} [y/N] ", printable(question));
+        drop(write!(io::stderr(), "{}", Tone::Warn.paint(&ask, self.colours_err)));
+        let mut answer = String::new();
+        // An answer that cannot be read is none.
+        drop(BufReader::new(terminal.take(1_024)).read_line(&mut answer));
+        if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+            return Ok(());
+        }
+        Err(Failure::new("not done: the answer was not yes"))
+    }
+
     /// Writes each failure to stderr, and what to do.
-    pub(super) fn failures(failures: &Failures) {
+    pub(super) fn failures(&mut self, failures: &Failures) {
+        self.end_progress();
+        let (error, help) = (
+            Tone::Bad.paint("error:", self.colours_err),
+            Tone::Good.paint("help:", self.colours_err),
+        );
         let mut stderr = io::stderr().lock();
         for failure in &failures.0 {
             // When stderr is gone as well, the exit code has to do.
-            drop(writeln!(stderr, "error: {}", printable(&failure.message)));
-            if let Some(help) = &failure.help {
-                drop(writeln!(stderr, "help: {}", printable(help)));
+            drop(writeln!(stderr, "{error} {}", printable(&failure.message)));
+            if let Some(text) = &failure.help {
+                drop(writeln!(stderr, "{help} {}", printable(text)));
             }
         }
     }
@@ -47,7 +170,7 @@ impl Console {
     /// The exit code, after what went wrong was written.
     pub(super) fn finish(mut self, outcome: Outcome) -> ExitCode {
         let code = outcome.unwrap_or_else(|failures| {
-            Self::failures(&failures);
+            self.failures(&failures);
             ExitCode::FAILURE
         });
         match self.lost.take() {
@@ -63,7 +186,7 @@ impl Console {
 }
 
 /// The text with characters escaped that could play with a terminal: some of it comes from files and servers.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, char| {
         if char != '\n' && has_unprintable(char.encode_utf8(&mut [0; 4])) {
             shown.extend(char.escape_default());

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::console::Console;
-use super::remote::{address, connect, refused, wait};
+use super::refusal::Refusal;
+use super::server::Credential;
 use super::{Environment, HealthArguments, Outcome};
 use crate::failure::{Failure, Failures};
 
@@ -22,18 +23,20 @@ pub(super) fn check(
     environment: &Environment,
     console: &mut Console,
 ) -> Outcome {
-    let HealthArguments { address: given, service } = arguments;
-    let address = address(given.as_deref(), environment)?;
-    let status = wait(async {
-        let mut client = HealthClient::new(connect(&address, TIMEOUT).await?);
-        let answer = client.check(HealthCheckRequest { service: service.clone() }).await;
-        let answer = answer.map_err(|status| match status.code() {
-            Code::NotFound => unknown(service),
-            _ => refused(&status),
-        })?;
-        Ok(answer.into_inner().status())
-    })?;
-    let what = if service.is_empty() { address } else { format!("{service} at {address}") };
+    let HealthArguments { server, service } = arguments;
+    let session = server.open_with(Credential::Unused, environment)?;
+    let (runtime, connection) = session.parts();
+    let mut request = Request::new(HealthCheckRequest { service: service.clone() });
+    request.set_timeout(TIMEOUT);
+    let answer = runtime.block_on(HealthClient::new(connection).check(request));
+    let status = match answer {
+        Ok(answer) => answer.into_inner().status(),
+        Err(status) if status.code() == Code::NotFound => return Err(unknown(service)),
+        Err(status) => return Err(Refusal::new(status, session.address()).into()),
+    };
+    let address = session.address();
+    let what =
+        if service.is_empty() { address.to_owned() } else { format!("{service} at {address}") };
     match status {
         ServingStatus::Serving => {
             console.answer(&format!("{what} is serving"));

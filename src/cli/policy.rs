@@ -1,41 +1,87 @@
 //! `latchkey policy`: reads, checks and replaces the policy.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use tonic::metadata::{Ascii, MetadataValue};
+use clap::{Args, Subcommand};
 
-use super::console::Console;
-use super::remote::{ServerArguments, address, connect, refused, request, wait};
-use super::{ApplyArguments, Environment, Outcome};
-use crate::clock::Timestamp;
+use super::console::{Console, Form, OutputArguments};
+use super::receipt;
+use super::server::ServerArguments;
+use super::tree::Tree;
+use super::{Environment, Outcome};
 use crate::config::read_policy;
-use crate::failure::{Failure, Failures};
+use crate::failure::Failure;
 use crate::grpc::convert::{policy_from_proto, policy_to_proto};
 use crate::policy::Policy;
-use crate::proto::v1::policy_service_client::PolicyServiceClient;
-use crate::proto::v1::{
-    ApplyPolicyRequest, ApplyPolicyResponse, GetPolicyRequest, GetPolicyResponse, Receipt,
-};
+use crate::proto::v1::{ApplyPolicyRequest, ApplyPolicyResponse, GetPolicyRequest};
 
-/// Long enough for a store that is slow today.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// `latchkey policy …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Print the server's policy, as TOML for people
+    Get {
+        #[command(flatten)]
+        output: OutputArguments,
+        #[command(flatten)]
+        server: ServerArguments,
+    },
+    /// Check a policy here, and with --address or --profile at a server too; nothing is changed
+    Check {
+        /// The policy as TOML; - is stdin
+        file: PathBuf,
+        #[command(flatten)]
+        server: ServerArguments,
+    },
+    /// Replace the server's policy
+    Apply(ApplyArguments),
+}
 
-/// `latchkey policy get`.
-pub(super) fn get(
+/// What to replace the policy by, and when.
+#[derive(Debug, Args)]
+pub(super) struct ApplyArguments {
+    /// The policy as TOML; - is stdin
+    file: PathBuf,
+    /// Replace the policy only if it still has this revision
+    #[arg(long, value_name = "REVISION")]
+    expected_revision: Option<String>,
+    /// Accept that keys hold scopes which the new policy drops; those then allow nothing
+    #[arg(long)]
+    allow_orphans: bool,
+    /// Let the server check everything, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+/// Does what the command says.
+pub(super) fn run(
+    command: PolicyCommand,
+    environment: &Environment,
+    console: &mut Console,
+) -> Outcome {
+    match command {
+        PolicyCommand::Get { output, server } => get(output, &server, environment, console),
+        PolicyCommand::Check { file, server } => check(&file, &server, environment, console),
+        PolicyCommand::Apply(arguments) => apply(arguments, environment, console),
+    }
+}
+
+fn get(
+    output: OutputArguments,
     server: &ServerArguments,
     environment: &Environment,
     console: &mut Console,
 ) -> Outcome {
-    let authorization = server.authorization(environment)?;
-    let address = address(server.address.as_deref(), environment)?;
-    let GetPolicyResponse { policy } = wait(async {
-        let mut client = PolicyServiceClient::new(connect(&address, TIMEOUT).await?);
-        let answer = client.get_policy(request(GetPolicyRequest {}, &authorization)).await;
-        Ok(answer.map_err(|status| refused(&status))?.into_inner())
-    })?;
-    let policy = policy.unwrap_or_default();
+    let answer = server.open(environment)?.call(GetPolicyRequest {})?;
+    if output.output == Form::Json {
+        console.json(&Tree::of(&answer));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let policy = answer.policy.unwrap_or_default();
     let revision = policy.revision.clone();
     let policy = policy_from_proto(policy).map_err(|error| {
         Failure::of("this version cannot read the server's policy", &error)
@@ -49,18 +95,16 @@ pub(super) fn get(
     Ok(ExitCode::SUCCESS)
 }
 
-/// `latchkey policy check`.
-pub(super) fn check(
+fn check(
     file: &Path,
     server: &ServerArguments,
     environment: &Environment,
     console: &mut Console,
 ) -> Outcome {
     let policy = read_policy(file)?;
-    if let Some(given) = &server.address {
-        let authorization = server.authorization(environment)?;
+    if server.address.is_some() || server.profile.is_some() {
         let message = ApplyPolicyRequest { validate_only: true, ..replacement(&policy) };
-        let answer = send(&address(Some(given), environment)?, message, &authorization)?;
+        let answer = server.open(environment)?.call(message)?;
         tell_notices(&answer, console);
     }
     let (scopes, plans) = (policy.scopes.len(), policy.plans.len());
@@ -68,30 +112,28 @@ pub(super) fn check(
     Ok(ExitCode::SUCCESS)
 }
 
-/// `latchkey policy apply`.
-pub(super) fn apply(
-    arguments: &ApplyArguments,
-    environment: &Environment,
-    console: &mut Console,
-) -> Outcome {
-    let ApplyArguments { file, expected_revision, allow_orphans, dry_run, server } = arguments;
-    let policy = read_policy(file)?;
-    let authorization = server.authorization(environment)?;
+fn apply(arguments: ApplyArguments, environment: &Environment, console: &mut Console) -> Outcome {
+    let ApplyArguments { file, expected_revision, allow_orphans, dry_run, output, server } =
+        arguments;
+    let policy = read_policy(&file)?;
     let message = ApplyPolicyRequest {
-        expected_revision: expected_revision.clone().unwrap_or_default(),
-        validate_only: *dry_run,
-        allow_orphans: *allow_orphans,
+        expected_revision: expected_revision.unwrap_or_default(),
+        validate_only: dry_run,
+        allow_orphans,
         ..replacement(&policy)
     };
-    let address = address(server.address.as_deref(), environment)?;
-    let answer = send(&address, message, &authorization)?;
-    if *dry_run {
+    let answer = server.open(environment)?.call(message)?;
+    if output.output == Form::Json {
+        console.json(&Tree::of(&answer));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if dry_run {
         console.answer("The server would accept the policy. Nothing was changed.");
     } else {
         console.answer("The policy is in force.");
         let policy = answer.policy.as_ref();
         let revision = policy.map(|policy| policy.revision.clone()).unwrap_or_default();
-        let receipt = answer.receipt.as_ref().map(rows).unwrap_or_default();
+        let receipt = answer.receipt.as_ref().map(receipt::rows).unwrap_or_default();
         let rows: Vec<_> = [("revision", revision)].into_iter().chain(receipt).collect();
         console.answer_rows(&rows);
     }
@@ -105,70 +147,8 @@ fn replacement(policy: &Policy) -> ApplyPolicyRequest {
     ApplyPolicyRequest { policy: Some(policy), ..ApplyPolicyRequest::default() }
 }
 
-fn send(
-    address: &str,
-    message: ApplyPolicyRequest,
-    authorization: &MetadataValue<Ascii>,
-) -> Result<ApplyPolicyResponse, Failures> {
-    wait(async {
-        let mut client = PolicyServiceClient::new(connect(address, TIMEOUT).await?);
-        let answer = client.apply_policy(request(message, authorization)).await;
-        Ok(answer.map_err(|status| refused(&status))?.into_inner())
-    })
-}
-
 fn tell_notices(answer: &ApplyPolicyResponse, console: &mut Console) {
     for notice in &answer.notices {
         console.answer(&format!("notice: {notice}"));
-    }
-}
-
-/// Where the change holds, and from when on everywhere.
-fn rows(receipt: &Receipt) -> Vec<(&'static str, String)> {
-    let Receipt {
-        revision,
-        applied_nodes,
-        pending_nodes,
-        effective_everywhere_time,
-        effective_everywhere_in,
-    } = receipt;
-    let names = |nodes: &[String]| {
-        if nodes.is_empty() { "none".to_owned() } else { nodes.join(", ") }
-    };
-    let time = effective_everywhere_time
-        .and_then(|time| Timestamp::from_seconds_and_nanos(time.seconds, time.nanos));
-    let everywhere = match (time, effective_everywhere_in) {
-        (Some(time), Some(span)) if span.seconds > 0 || span.nanos > 0 => {
-            format!("{time}, in {}.{:03} s", span.seconds, span.nanos / 1_000_000)
-        }
-        (Some(time), _) => format!("{time}, already"),
-        (None, _) => "not said".to_owned(),
-    };
-    vec![
-        ("change", revision.clone()),
-        ("applied by", names(applied_nodes)),
-        ("awaited", names(pending_nodes)),
-        ("everywhere", everywhere),
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_receipt_says_when_the_change_holds_everywhere() {
-        let mut receipt = Receipt {
-            revision: "r".into(),
-            applied_nodes: vec!["a".into(), "b".into()],
-            pending_nodes: Vec::new(),
-            effective_everywhere_time: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }),
-            effective_everywhere_in: Some(prost_types::Duration { seconds: 0, nanos: 850_000_000 }),
-        };
-        assert_eq!(rows(&receipt)[1].1, "a, b");
-        assert_eq!(rows(&receipt)[2].1, "none");
-        assert_eq!(rows(&receipt)[3].1, "1970-01-01T00:00:00Z, in 0.850 s");
-        receipt.effective_everywhere_in = None;
-        assert_eq!(rows(&receipt)[3].1, "1970-01-01T00:00:00Z, already");
     }
 }

@@ -1,0 +1,312 @@
+//! Which server, and as whom: flags, then the environment, then a profile, then the default.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use zeroize::Zeroizing;
+
+use super::Environment;
+use super::profile::{PROFILE_DEFAULT, Profile, Profiles, refuse_open_to_others};
+use super::session::Session;
+use crate::failure::{Failure, Failures};
+use crate::token::Token;
+
+const ADDRESS_DEFAULT: &str = "http://127.0.0.1:50051";
+
+/// Which server, and as whom.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct ServerArguments {
+    /// The profile to use [default: $LATCHKEY_PROFILE, else `default`]
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Where the server listens: https://HOST:PORT, http://HOST:PORT or unix:PATH
+    /// [default: $LATCHKEY_ADDRESS, else the profile's, else http://127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) address: Option<String>,
+    /// A file that holds the operator's token
+    /// [default: $LATCHKEY_TOKEN itself, $LATCHKEY_TOKEN_FILE, else the profile's]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// PEM with the authorities that the server's certificate may come from
+    /// [default: $LATCHKEY_CA_FILE, the profile's, else those of this machine]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// PEM with your own certificate, where the server asks for one [default: $LATCHKEY_CERT_FILE, else the profile's]
+    #[arg(long, value_name = "FILE")]
+    pub(super) cert_file: Option<PathBuf>,
+    /// PEM with the certificate's private key [default: $LATCHKEY_KEY_FILE, else the profile's]
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// The name in the server's certificate, where it is not the host of the address
+    /// [default: $LATCHKEY_SERVER_NAME, else the profile's]
+    #[arg(long, value_name = "NAME")]
+    pub(super) server_name: Option<String>,
+}
+
+/// Whether a call carries the operator's token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Credential {
+    /// Nothing can be done without.
+    Required,
+    /// Sent if there is one.
+    Welcome,
+    /// Not sent.
+    Unused,
+}
+
+impl ServerArguments {
+    /// Connects, to call in the operator's name.
+    pub(super) fn open(&self, environment: &Environment) -> Result<Session, Failures> {
+        self.open_with(Credential::Required, environment)
+    }
+
+    /// Connects.
+    pub(super) fn open_with(
+        &self,
+        credential: Credential,
+        environment: &Environment,
+    ) -> Result<Session, Failures> {
+        let layers = Layers::new(self, environment)?;
+        // What is wrong here is told before anything is sent.
+        let authorization = match credential {
+            Credential::Unused => None,
+            Credential::Welcome | Credential::Required => layers.authorization()?,
+        };
+        if credential == Credential::Required && authorization.is_none() {
+            return Err(no_token().into());
+        }
+        let (address, _) = layers.address()?;
+        let tls = layers.tls(&address)?;
+        Session::connect(address, tls, authorization)
+    }
+}
+
+fn no_token() -> Failure {
+    Failure::new("there is no operator's token to call with").help(
+        "set LATCHKEY_TOKEN or LATCHKEY_TOKEN_FILE, name a file with --token-file, or keep one: \
+         `latchkey profile set --with-token`",
+    )
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Origin {
+    Flag,
+    Environment(&'static str),
+    Profile,
+    Default,
+}
+
+/// All that may say something about the server.
+struct Layers<'a> {
+    flags: &'a ServerArguments,
+    environment: &'a Environment,
+    profile_name: String,
+    profile: Profile,
+    profile_folder: PathBuf,
+}
+
+impl<'a> Layers<'a> {
+    fn new(flags: &'a ServerArguments, environment: &'a Environment) -> Result<Self, Failure> {
+        let named = match &flags.profile {
+            Some(name) => Some(name.clone()),
+            None => variable(environment, "LATCHKEY_PROFILE")?.map(|name| name.to_string()),
+        };
+        let profiles = Profiles::read(environment)?;
+        let profile_folder = profiles.path().parent().unwrap_or(Path::new("")).to_owned();
+        let profile = match &named {
+            Some(name) => profiles.get(name)?.clone(),
+            None => profiles.get(PROFILE_DEFAULT).cloned().unwrap_or_default(),
+        };
+        let profile_name = named.unwrap_or_else(|| PROFILE_DEFAULT.to_owned());
+        Ok(Self { flags, environment, profile_name, profile, profile_folder })
+    }
+
+    /// The first that is set.
+    fn value(
+        &self,
+        flag: Option<&str>,
+        name: &'static str,
+        field: &str,
+    ) -> Result<Option<(Zeroizing<String>, Origin)>, Failure> {
+        if let Some(value) = flag {
+            return Ok(Some((Zeroizing::new(value.to_owned()), Origin::Flag)));
+        }
+        if let Some(value) = variable(self.environment, name)? {
+            return Ok(Some((value, Origin::Environment(name))));
+        }
+        Ok(self.profile.get(field).map(|value| (value.clone(), Origin::Profile)))
+    }
+
+    /// The first file that is named; a profile names it from where the profiles are.
+    fn file(
+        &self,
+        flag: Option<&PathBuf>,
+        name: &'static str,
+        field: &str,
+    ) -> Result<Option<(PathBuf, Origin)>, Failure> {
+        if let Some(path) = flag {
+            return Ok(Some((path.clone(), Origin::Flag)));
+        }
+        let value = self.value(None, name, field)?;
+        Ok(value.map(|(text, origin)| match origin {
+            Origin::Profile => (self.profile_folder.join(text.as_str()), origin),
+            Origin::Flag | Origin::Environment(_) | Origin::Default => {
+                (PathBuf::from(text.as_str()), origin)
+            }
+        }))
+    }
+
+    fn address(&self) -> Result<(String, Origin), Failure> {
+        let given = self.value(self.flags.address.as_deref(), "LATCHKEY_ADDRESS", "address")?;
+        let (address, origin) = match given {
+            Some((address, origin)) => (address.to_string(), origin),
+            None => (ADDRESS_DEFAULT.to_owned(), Origin::Default),
+        };
+        Ok((with_scheme(&address), origin))
+    }
+
+    /// The `authorization` of a call: `Bearer` and the operator's token.
+    fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
+        let Some((text, origin)) = self.token()? else { return Ok(None) };
+        let bad = |fault: &dyn std::fmt::Display| {
+            Failure::new(format!("the operator's token in {origin} cannot be right: {fault}"))
+                .help("copy it again; `latchkey token inspect` says whether a token is well-formed")
+        };
+        let token = Token::from_text(text.trim_end()).map_err(|fault| bad(&fault))?;
+        let header = Zeroizing::new(format!("Bearer {}", token.expose()));
+        let mut value = MetadataValue::try_from(header.as_str()).map_err(|fault| bad(&fault))?;
+        value.set_sensitive(true); // neither printed nor kept by header compression
+        Ok(Some(value))
+    }
+
+    /// The token's text, and where it stood.
+    fn token(&self) -> Result<Option<(Zeroizing<String>, String)>, Failure> {
+        if let Some(path) = &self.flags.token_file {
+            return read_token(path).map(Some);
+        }
+        let (direct, file) = ("LATCHKEY_TOKEN", "LATCHKEY_TOKEN_FILE");
+        match (variable(self.environment, direct)?, variable(self.environment, file)?) {
+            (Some(_), Some(_)) => {
+                return Err(Failure::new(format!("{direct} and {file} are both set"))
+                    .help("unset one of them"));
+            }
+            (Some(text), None) => return Ok(Some((text, direct.to_owned()))),
+            (None, Some(path)) => return read_token(Path::new(path.as_str())).map(Some),
+            (None, None) => {}
+        }
+        let found = match (self.profile.get("token"), self.profile.get("token_file")) {
+            (Some(_), Some(_)) => {
+                let message =
+                    format!("profile `{}` has both token and token_file", self.profile_name);
+                return Err(Failure::new(message).help("take one of them out"));
+            }
+            (Some(text), None) => (text.clone(), format!("profile `{}`", self.profile_name)),
+            (None, Some(path)) => {
+                let path = self.profile_folder.join(path.as_str());
+                let token = read_token(&path)?;
+                refuse_open_to_others(&path)?;
+                token
+            }
+            (None, None) => return Ok(None),
+        };
+        self.refuse_elsewhere()?;
+        Ok(Some(found))
+    }
+
+    /// The token of a profile is for the server of that profile, and is not shown to another.
+    fn refuse_elsewhere(&self) -> Result<(), Failure> {
+        let own =
+            with_scheme(self.profile.get("address").map_or(ADDRESS_DEFAULT, |own| own.as_str()));
+        let (address, _) = self.address()?;
+        if address == own {
+            return Ok(());
+        }
+        let name = &self.profile_name;
+        let message =
+            format!("the token of profile `{name}` is for {own}, and is not sent to {address}");
+        Err(Failure::new(message).help(
+            "name the token for this server with --token-file or LATCHKEY_TOKEN, or make a profile \
+             for it (`latchkey profile set NAME`)",
+        ))
+    }
+
+    fn tls(&self, address: &str) -> Result<Option<ClientTlsConfig>, Failure> {
+        let flags = self.flags;
+        let ca = self.file(flags.ca_file.as_ref(), "LATCHKEY_CA_FILE", "ca_file")?;
+        let cert = self.file(flags.cert_file.as_ref(), "LATCHKEY_CERT_FILE", "cert_file")?;
+        let key = self.file(flags.key_file.as_ref(), "LATCHKEY_KEY_FILE", "key_file")?;
+        let name =
+            self.value(flags.server_name.as_deref(), "LATCHKEY_SERVER_NAME", "server_name")?;
+        if !address.starts_with("https://") {
+            let is_flag =
+                [&ca, &cert, &key].into_iter().flatten().any(|(_, at)| *at == Origin::Flag);
+            if is_flag || flags.server_name.is_some() {
+                return Err(Failure::new(format!("{address} is not spoken to over TLS"))
+                    .help("write https://HOST:PORT, or leave the flags for TLS out"));
+            }
+            return Ok(None);
+        }
+        let mut tls = ClientTlsConfig::new();
+        tls = match ca {
+            Some((path, _)) => {
+                tls.ca_certificate(Certificate::from_pem(read_pem(&path, "CERTIFICATE")?))
+            }
+            None => tls.with_native_roots(),
+        };
+        match (cert, key) {
+            (Some((cert, _)), Some((key, _))) => {
+                let (cert, key) = (read_pem(&cert, "CERTIFICATE")?, read_pem(&key, "PRIVATE KEY")?);
+                tls = tls.identity(Identity::from_pem(&*cert, &*key));
+            }
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Failure::new(
+                    "a certificate of your own needs its private key, and the key it",
+                )
+                .help("give both --cert-file and --key-file"));
+            }
+        }
+        Ok(Some(match name {
+            Some((name, _)) => tls.domain_name(name.as_str()),
+            None => tls,
+        }))
+    }
+}
+
+fn with_scheme(address: &str) -> String {
+    let has_scheme = address.contains("://") || address.starts_with("unix:");
+    if has_scheme { address.to_owned() } else { format!("http://{address}") }
+}
+
+fn read_token(path: &Path) -> Result<(Zeroizing<String>, String), Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((Zeroizing::new(text), path.display().to_string())),
+        Err(error) => Err(Failure::reading(format!("the token file {}", path.display()), &error)),
+    }
+}
+
+/// A file that holds PEM of this kind. tonic would take another for one that is empty.
+fn read_pem(path: &Path, kind: &str) -> Result<Zeroizing<String>, Failure> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| Failure::reading(path.display(), &error))?;
+    if text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(kind)) {
+        return Ok(Zeroizing::new(text));
+    }
+    Err(Failure::new(format!("{} holds no {}", path.display(), kind.to_lowercase()))
+        .help(format!("name a file in PEM, with a line -----BEGIN {kind}-----")))
+}
+
+fn variable(environment: &Environment, name: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+    let Some((_, value)) = environment.iter().find(|(known, _)| known == OsStr::new(name)) else {
+        return Ok(None);
+    };
+    let text = value.to_str().ok_or_else(|| {
+        Failure::new(format!("{name} is not UTF-8")).help("set it anew, or unset it")
+    })?;
+    Ok((!text.is_empty()).then(|| Zeroizing::new(text.to_owned())))
+}
