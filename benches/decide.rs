@@ -26,7 +26,8 @@ use latchkey::policy::{Catalogue, Policy};
 use latchkey::revision::Position;
 use latchkey::scope::ScopePattern;
 use latchkey::store::{
-    AccountQuery, Done, KeyQuery, Mutation, PageEnd, ReadAsk, ReadBatch, Store, StoreError,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, PageEnd, ReadAsk, ReadBatch,
+    Store, StoreError,
 };
 use latchkey::token::{self, Digest, Environment, Prefix, Token};
 use tokio::sync::watch;
@@ -332,6 +333,10 @@ impl Store for NoStore {
     }
 
     async fn list_accounts(&self, _: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError> {
+        unreachable()
+    }
+
+    async fn audit(&self, _: &AuditQuery) -> Result<AuditPage, StoreError> {
         unreachable()
     }
 

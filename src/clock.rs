@@ -17,6 +17,8 @@ impl Timestamp {
     pub const MAX: Self = Self(253_402_300_799 * MICROS_PER_SECOND);
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
+    /// The last microsecond of the year 9999.
+    const LAST: Self = Self(Self::MAX.0 + MICROS_PER_SECOND - 1);
 
     /// The instant so many microseconds after the Unix epoch.
     #[must_use]
@@ -44,6 +46,47 @@ impl Timestamp {
             return None;
         }
         Some(Self(seconds * MICROS_PER_SECOND + i64::from(nanos) / 1_000))
+    }
+
+    /// RFC 3339 in UTC, to the microsecond.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        let second = self.to_string();
+        format!("{}.{:06}Z", second.trim_end_matches('Z'), self.0.rem_euclid(MICROS_PER_SECOND))
+    }
+
+    /// Reads RFC 3339 with any offset; what is finer than a microsecond is cut off. `None` when the text
+    /// is no such instant, or one outside the years 1970 to 9999.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (date, time) = text.split_once(['T', 't', ' '])?;
+        let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+        let ends_at = time.find(['Z', 'z', '+', '-'])?;
+        let (time, offset) = time.split_at(ends_at);
+        let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+        let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
+        let (sign, offset) = offset.split_at(1);
+        let [offset_hour, offset_minute] = match sign {
+            "Z" | "z" => offset.is_empty().then_some([0, 0])?,
+            _ => numbers(offset, ':', [2, 2])?,
+        };
+        let days = days_from_civil(year, month, day);
+        let is_right = civil_from_days(days) == (year, month, day)
+            && hour < 24
+            && minute < 60
+            && second < 60
+            && offset_hour < 24
+            && offset_minute < 60
+            && (1..=9).contains(&fraction.len())
+            && fraction.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_right {
+            return None;
+        }
+        let micros: i64 = format!("{fraction:0<6}")[..6].parse().ok()?;
+        let offset = (offset_hour * 60 + offset_minute) * if sign == "-" { -60 } else { 60 };
+        let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second - offset;
+        let instant = Self(seconds * MICROS_PER_SECOND + micros);
+        (Self::EPOCH..=Self::LAST).contains(&instant).then_some(instant)
     }
 
     /// This instant moved on by `span`; it stops at [`Timestamp::MAX`].
@@ -83,6 +126,26 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// The reverse of [`civil_from_days`]; a date that there is not gives days of another date.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// Numbers of so many digits each, between separators.
+fn numbers<const N: usize>(text: &str, separator: char, digits: [usize; N]) -> Option<[i64; N]> {
+    let mut parts = text.split(separator);
+    let mut numbers = [0; N];
+    for (number, digits) in numbers.iter_mut().zip(digits) {
+        let part = parts.next().filter(|part| part.len() == digits)?;
+        *number = part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())??;
+    }
+    parts.next().is_none().then_some(numbers)
 }
 
 /// Tells the time. `now` never goes back, within a process and across its restarts.
@@ -140,6 +203,52 @@ mod tests {
         assert_eq!(of(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(of(1_798_761_599), "2026-12-31T23:59:59Z");
         assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn an_instant_is_told_to_the_microsecond_and_read_back() {
+        let told = Timestamp::from_micros(1_000_002).to_rfc3339();
+        assert_eq!(told, "1970-01-01T00:00:01.000002Z");
+        for micros in [0, 1_000_002, 951_782_400_123_456, Timestamp::LAST.micros()] {
+            let instant = Timestamp::from_micros(micros);
+            assert_eq!(Timestamp::parse(&instant.to_rfc3339()), Some(instant));
+        }
+        let utc = Timestamp::parse("2026-11-23T05:45:43Z");
+        for same in
+            ["2026-11-23T07:15:43+01:30", "2026-11-22t21:45:43.0-08:00", "2026-11-23 05:45:43z"]
+        {
+            assert_eq!(Timestamp::parse(same), utc, "{same}");
+        }
+        assert_eq!(
+            Timestamp::parse("1970-01-01T00:00:00.1234567Z").map(Timestamp::micros),
+            Some(123_456)
+        );
+    }
+
+    #[test]
+    fn what_is_no_instant_is_not_read() {
+        for bad in [
+            "",
+            "now",
+            "2026-11-23",
+            "2026-11-23T05:45:43",
+            "2026-11-23T05:45Z",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-10T00:00:00Z",
+            "2026-11-00T00:00:00Z",
+            "2026-11-23T24:00:00Z",
+            "2026-11-23T05:45:43.Z",
+            "2026-11-23T05:45:43.1234567891Z",
+            "2026-11-23T05:45:43Zulu",
+            "2026-11-23T05:45:43+1",
+            "+026-11-23T05:45:43Z",
+            "1969-12-31T23:59:59Z",
+            "9999-12-31T23:59:59-00:01",
+            "2026-11-23T05:45:43\u{e9}Z",
+        ] {
+            assert_eq!(Timestamp::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

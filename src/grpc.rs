@@ -33,6 +33,7 @@ mod message;
 mod method;
 
 mod accounts;
+mod audit;
 mod authorize;
 mod keys;
 mod policy;
@@ -49,6 +50,7 @@ use self::message::Message;
 use self::method::Method;
 
 use v1::account_service_server::AccountServiceServer;
+use v1::audit_service_server::AuditServiceServer;
 use v1::authorization_service_server::AuthorizationServiceServer;
 use v1::key_service_server::KeyServiceServer;
 use v1::policy_service_server::PolicyServiceServer;
@@ -77,14 +79,16 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
     let admission = Admission(authorizer.clone());
     let keys = keys::Keys::new(admission.clone(), keyring.clone());
     let accounts = accounts::Accounts::new(admission.clone(), keyring.clone());
-    let policy = policy::Policies::new(admission.clone(), keyring);
+    let policy = policy::Policies::new(admission.clone(), keyring.clone());
+    let audit = audit::Audit::new(admission.clone(), keyring);
     // What a message may come to is settled before it is handed on.
     let mut routes = Routes::builder();
     routes
         .add_service(health.server())
         .add_service(KeyServiceServer::new(keys))
         .add_service(AccountServiceServer::new(accounts))
-        .add_service(PolicyServiceServer::new(policy));
+        .add_service(PolicyServiceServer::new(policy))
+        .add_service(AuditServiceServer::new(audit));
     if reflection {
         add_reflection(&mut routes);
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use sha2::Digest as _;
 
+use crate::account::AccountId;
 use crate::authorizer::{Operator, Permission};
 use crate::cache::Doubt;
 use crate::clock::{Clock, Entropy, Timestamp};
@@ -20,11 +21,13 @@ use crate::store::{
 use crate::token::{Environment, Prefix, Token};
 
 mod accounts;
+mod audit;
 mod keys;
 mod page;
 mod policy;
 
 pub use accounts::{AccountList, AccountUpdate, Counted};
+pub use audit::AuditList;
 pub use keys::{Created, KeyList, KeyUpdate, LookupBy, Revoke, Revoked, Rotated};
 pub use policy::{Applied, PolicyUpdate};
 
@@ -89,6 +92,17 @@ impl Keyring {
         let token = Token::generate(&self.prefix, environment, &*self.entropy);
         let secret = NewSecret { digest: token.digest(), hint: token.hint() };
         (token, secret)
+    }
+
+    /// Fails, with the one text, unless there is such an account within the operator's reach.
+    async fn check_account<P: Permission>(
+        &self,
+        operator: &Operator<P>,
+        account: &AccountId,
+    ) -> Result<(), Error> {
+        let is_there =
+            operator.reaches(account) && self.store.account(account, self.now()).await?.is_some();
+        is_there.then_some(()).ok_or_else(Error::not_found)
     }
 
     /// Makes a change for latchkey itself.

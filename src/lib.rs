@@ -18,6 +18,8 @@ pub mod grant;
 
 pub mod decision;
 
+pub mod audit;
+
 pub mod clock;
 pub mod error;
 pub mod revision;

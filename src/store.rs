@@ -18,9 +18,10 @@ use thiserror::Error as ThisError;
 use tokio::sync::watch;
 
 use crate::account::{Account, AccountChange, AccountId, NewAccount};
+use crate::audit::{self, Entry};
 use crate::clock::Timestamp;
 use crate::error::{Error, Reason};
-use crate::key::{KeyChange, KeyId, KeyRecord, KeyState, NewKey, RevokeReason};
+use crate::key::{Actor, KeyChange, KeyId, KeyRecord, KeyState, NewKey, RevokeReason};
 use crate::policy::Policy;
 use crate::revision::Position;
 use crate::token::{Digest, Environment};
@@ -59,6 +60,10 @@ pub trait Store: Send + Sync {
 
     /// The accounts, by id, that a query asks for, each with the keys that count.
     async fn list_accounts(&self, query: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError>;
+
+    /// The entries of the audit trail, the latest first, that a query asks for. What is made meanwhile
+    /// does not move those before it.
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError>;
 
     /// The policy and the change that made it what it is.
     async fn policy(&self) -> Result<(Policy, Position), StoreError>;
@@ -433,4 +438,40 @@ pub struct AccountQuery {
     pub after: Option<AccountId>,
     /// At most so many.
     pub limit: u32,
+}
+
+/// The most that the changes on one page of the audit trail come to, as the store keeps them, unless one
+/// entry alone comes to more.
+pub const AUDIT_PAGE_BYTES: usize = 1024 * 1024;
+
+/// Which entries of the audit trail are brought. Every field that is given narrows.
+#[derive(Debug, Clone, Default)]
+pub struct AuditQuery {
+    /// About this account, its keys and the policy: for callers who see no more.
+    pub reach: Option<AccountId>,
+    /// About this account or its keys.
+    pub account: Option<AccountId>,
+    /// About this key.
+    pub key: Option<KeyId>,
+    /// About records of this kind.
+    pub kind: Option<audit::Kind>,
+    /// Made by this.
+    pub actor: Option<Actor>,
+    /// At this instant or later.
+    pub start: Option<Timestamp>,
+    /// Before this instant.
+    pub end: Option<Timestamp>,
+    /// Before the change of this number.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Entries of the audit trail.
+#[derive(Debug, Clone)]
+pub struct AuditPage {
+    /// At most as many as were asked for and as [`AUDIT_PAGE_BYTES`] allows; one at least, if there is one.
+    pub entries: Vec<Entry>,
+    /// Whether there are more.
+    pub has_more: bool,
 }

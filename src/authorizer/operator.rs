@@ -35,6 +35,8 @@ permissions! {
     ReadAccounts = "latchkey:accounts.read";
     /// Create and change accounts.
     WriteAccounts = "latchkey:accounts.write";
+    /// See the audit trail.
+    ReadAudit = "latchkey:audit.read";
     /// See the policy.
     ReadPolicy = "latchkey:policy.read";
     /// Replace the policy.
@@ -62,6 +64,12 @@ impl<P: Permission> Operator<P> {
     #[must_use]
     pub fn maker(&self) -> Maker {
         Maker::Key { id: self.key_id, scope: P::SCOPE }
+    }
+
+    /// The one account that it acts on; `None` means all.
+    #[must_use]
+    pub fn only(&self) -> Option<AccountId> {
+        (!self.account.is_reserved()).then(|| self.account.clone())
     }
 
     /// Whether it may see what belongs to this account.

@@ -18,6 +18,7 @@ use crate::token::Environment;
 use crate::token::quoted;
 
 pub(super) mod accounts;
+pub(crate) mod audit;
 pub(super) mod authorization;
 pub(super) mod keys;
 pub(super) mod policy;
@@ -46,6 +47,11 @@ pub(super) fn account_id(field: &str, text: &str) -> Result<AccountId, Error> {
         None if text.is_empty() => Err(Error::invalid(field, AccountId::GRAMMAR)),
         None => Err(Error::not_found()),
     }
+}
+
+/// What a field that may be left empty says.
+fn given<T>(text: &str, read: impl FnOnce(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
+    if text.is_empty() { Ok(None) } else { read(text).map(Some) }
 }
 
 fn optional<T>(text: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {

@@ -8,17 +8,18 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use super::authorize::Decisions;
 use super::{
-    AccountServiceServer, AuthorizationServiceServer, KeyServiceServer, PolicyServiceServer,
-    accounts, keys, policy,
+    AccountServiceServer, AuditServiceServer, AuthorizationServiceServer, KeyServiceServer,
+    PolicyServiceServer, accounts, audit, keys, policy,
 };
 
 /// Every service whose health is told; the empty name stands for the whole server.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     AuthorizationServiceServer::<Decisions>::NAME,
     KeyServiceServer::<keys::Keys>::NAME,
     AccountServiceServer::<accounts::Accounts>::NAME,
     PolicyServiceServer::<policy::Policies>::NAME,
+    AuditServiceServer::<audit::Audit>::NAME,
 ];
 
 /// What is told of the services' health; a cheap handle.

@@ -7,7 +7,7 @@ use http::request::Parts;
 
 use super::Admission;
 use crate::authorizer::operator::{
-    ReadAccounts, ReadKeys, ReadPolicy, WriteAccounts, WriteKeys, WritePolicy,
+    ReadAccounts, ReadAudit, ReadKeys, ReadPolicy, WriteAccounts, WriteKeys, WritePolicy,
 };
 use crate::error::Error;
 
@@ -21,6 +21,7 @@ pub(super) enum Method {
     WriteAccounts,
     ReadPolicy,
     WritePolicy,
+    ReadAudit,
     /// Open to everybody.
     Health,
     /// Open to everybody; the only one whose caller sends a stream.
@@ -46,6 +47,7 @@ impl Method {
             | "/latchkey.v1.AccountService/UpdateAccount" => Self::WriteAccounts,
             "/latchkey.v1.PolicyService/GetPolicy" => Self::ReadPolicy,
             "/latchkey.v1.PolicyService/ApplyPolicy" => Self::WritePolicy,
+            "/latchkey.v1.AuditService/QueryAudit" => Self::ReadAudit,
             "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" => Self::Health,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Reflect,
@@ -62,7 +64,8 @@ impl Method {
             | Self::WriteKeys
             | Self::ReadAccounts
             | Self::WriteAccounts
-            | Self::ReadPolicy => 64 * 1024,
+            | Self::ReadPolicy
+            | Self::ReadAudit => 64 * 1024,
             Self::WritePolicy => 1024 * 1024,
             Self::Health | Self::Reflect => 4 * 1024,
         }
@@ -76,6 +79,7 @@ impl Method {
             | Self::ReadKeys
             | Self::ReadAccounts
             | Self::ReadPolicy
+            | Self::ReadAudit
             | Self::Health
             | Self::Reflect => false,
         }
@@ -90,6 +94,7 @@ impl Method {
             Self::WriteAccounts => admission.check::<WriteAccounts>(head).await,
             Self::ReadPolicy => admission.check::<ReadPolicy>(head).await,
             Self::WritePolicy => admission.check::<WritePolicy>(head).await,
+            Self::ReadAudit => admission.check::<ReadAudit>(head).await,
             // Who may ask for decisions is settled with the question.
             Self::Decide | Self::Health | Self::Reflect => Ok(()),
         }

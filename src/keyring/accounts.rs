@@ -73,7 +73,7 @@ impl Keyring {
         let AccountList { plan, page_size, page_token } = list;
         let binding = format!("accounts {} {plan:?}", operator.account);
         let query = AccountQuery {
-            only: (!operator.account.is_reserved()).then(|| operator.account.clone()),
+            only: operator.only(),
             plan,
             now: self.now(),
             after: page::read(&page_token, &binding, AccountId::parse)?,

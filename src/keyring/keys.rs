@@ -129,7 +129,7 @@ impl Keyring {
                 self.store.key_by_digest(&digest).await?.into_iter().collect()
             }
             LookupBy::Hint(hint) => {
-                let account = (!operator.account.is_reserved()).then(|| operator.account.clone());
+                let account = operator.only();
                 let query = KeyQuery {
                     account,
                     created_by: None,
@@ -156,11 +156,10 @@ impl Keyring {
         let KeyList { account, created_by, environment, states, page_size, page_token } = list;
         let account = match account {
             Some(account) => {
-                let known = operator.reaches(&account)
-                    && self.store.account(&account, self.now()).await?.is_some();
-                Some(account).filter(|_| known).ok_or_else(Error::not_found)?.into()
+                self.check_account(operator, &account).await?;
+                Some(account)
             }
-            None => (!operator.account.is_reserved()).then(|| operator.account.clone()),
+            None => operator.only(),
         };
         let binding = format!(
             "keys {} {account:?} {created_by:?} {environment:?} {states:?}",

@@ -48,15 +48,19 @@ pub(super) fn cut<T>(
 ) -> Page<T> {
     let shown = page_size as usize;
     let next_page_token = if items.len() > shown && shown > 0 {
-        let last = id(&items[shown - 1]);
-        let mut bytes = mark_of(binding, &last).to_vec();
-        bytes.extend(last.bytes());
-        URL_SAFE_NO_PAD.encode(bytes)
+        write(binding, &id(&items[shown - 1]))
     } else {
         String::new()
     };
     items.truncate(shown);
     Page { items, next_page_token }
+}
+
+/// The token of the page after this item.
+pub(super) fn write(binding: &str, last: &str) -> String {
+    let mut bytes = mark_of(binding, last).to_vec();
+    bytes.extend(last.bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn mark_of(binding: &str, item: &str) -> [u8; MARK_BYTES] {

@@ -8,10 +8,10 @@
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-use self::audit::AuditRow;
 use self::ground::Ground;
 use super::{Change, Command, Done, Maker, Mutation, RequestMark, StoreError, Subject};
 use crate::account::{Account, AccountId};
+use crate::audit::{self, Entry};
 use crate::clock::Timestamp;
 use crate::error::{Error, Reason};
 use crate::key::{Actor, KeyClass, KeyId, KeyRecord};
@@ -34,8 +34,6 @@ mod policy;
 mod seed;
 
 mod requests;
-
-pub(super) mod audit;
 
 /// Carries out a mutation on the rows of one transaction, or says why not. Unless it comes out with
 /// `Ok(Ok(_))`, everything that was written must be rolled back.
@@ -61,7 +59,7 @@ pub(super) trait Rows: Send {
     /// Appends a change and moves the head to it.
     async fn append(&mut self, change: &Change, at: Timestamp) -> Result<(), StoreError>;
     /// Adds a row to the audit trail.
-    async fn insert_audit(&mut self, row: &AuditRow) -> Result<(), StoreError>;
+    async fn insert_audit(&mut self, entry: &Entry) -> Result<(), StoreError>;
 
     /// The policy; `None` before the store was seeded.
     async fn policy(&mut self) -> Result<Option<(Policy, Position)>, StoreError>;
@@ -238,7 +236,7 @@ impl<R: Rows> Door<'_, R> {
         key.create_time = self.at;
         key.update_time = self.at;
         self.rows.insert_key(&key).await?;
-        let change = audit::change(None, audit::of_key(&key));
+        let change = audit::Change::between(None, audit::of_key(&key));
         self.finish(Subject::Key(key.id), Some(&key), Some(&key.account), change).await?;
         Ok(key)
     }
@@ -253,7 +251,7 @@ impl<R: Rows> Door<'_, R> {
         key.version = before.version + 1;
         key.update_time = self.at;
         self.rows.update_key(&key).await?;
-        let change = audit::change(Some(audit::of_key(before)), audit::of_key(&key));
+        let change = audit::Change::between(Some(audit::of_key(before)), audit::of_key(&key));
         self.finish(Subject::Key(key.id), Some(&key), Some(&key.account), change).await?;
         Ok(key)
     }
@@ -273,7 +271,8 @@ impl<R: Rows> Door<'_, R> {
         } else {
             self.rows.update_account(&account).await?;
         }
-        let change = audit::change(before.map(audit::of_account), audit::of_account(&account));
+        let change =
+            audit::Change::between(before.map(audit::of_account), audit::of_account(&account));
         let subject = Subject::Account(account.id.clone());
         self.finish(subject, None, Some(&account.id), change).await?;
         Ok(account)
@@ -287,7 +286,7 @@ impl<R: Rows> Door<'_, R> {
     ) -> Result<Position, StoreError> {
         let revision = self.next();
         self.rows.put_policy(policy, revision, self.at).await?;
-        let change = audit::change(before.map(audit::of_policy), audit::of_policy(policy));
+        let change = audit::Change::between(before.map(audit::of_policy), audit::of_policy(policy));
         self.finish(Subject::Policy, None, None, change).await?;
         Ok(revision)
     }
@@ -305,20 +304,20 @@ impl<R: Rows> Door<'_, R> {
         subject: Subject,
         key: Option<&KeyRecord>,
         account: Option<&AccountId>,
-        change: String,
+        change: audit::Change,
     ) -> Result<(), StoreError> {
-        let row = AuditRow {
-            n: self.head.n,
-            at: self.at,
-            actor: self.actor().to_string(),
-            action: action(&self.mutation.command),
+        let entry = Entry {
+            revision: self.head,
+            time: self.at,
+            actor: self.actor(),
+            action: action(&self.mutation.command).to_owned(),
             account: account.cloned(),
             key: key.map(|key| key.id),
             change,
             peer: self.mutation.peer.clone(),
             request_id: request_id(&self.mutation.command),
         };
-        self.rows.insert_audit(&row).await?;
+        self.rows.insert_audit(&entry).await?;
         let change = Change { position: self.head, subject, digest: key.map(|key| key.digest) };
         self.rows.append(&change, self.at).await?;
         self.last = Some(self.head);

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::StoreError;
 use crate::account::{Account, AccountId, Labels};
+use crate::audit::Entry;
 use crate::clock::Timestamp;
 use crate::key::{
     Actor, DIGEST_ALGORITHM, KeyId, KeyRecord, RECORD_FORMAT, Revocation, RevokeReason,
@@ -59,6 +60,22 @@ pub(super) struct AccountRow {
     pub(super) labels: String,
     pub(super) create_time: i64,
     pub(super) update_time: i64,
+}
+
+/// A row of `audit`, with the tag of its change.
+pub(super) struct EntryRow {
+    pub(super) epoch: i64,
+    pub(super) n: i64,
+    /// `None` when there is no such change.
+    pub(super) tag: Option<i64>,
+    pub(super) at: i64,
+    pub(super) actor: String,
+    pub(super) action: String,
+    pub(super) account_id: Option<String>,
+    pub(super) key_id: Option<String>,
+    pub(super) change: String,
+    pub(super) peer: String,
+    pub(super) request_id: Option<String>,
 }
 
 /// The columns `epoch`, `n` and `tag`; the databases have no unsigned numbers, so the bits are kept.
@@ -262,6 +279,28 @@ impl AccountRow {
             update_time: Timestamp::from_micros(update_time),
             revision: revision.into(),
             version: row.need("version", u64::try_from(version).ok())?,
+        })
+    }
+}
+
+impl EntryRow {
+    /// The entry of this row.
+    pub(super) fn into_entry(self) -> Result<Entry, StoreError> {
+        let row = Named { table: "audit", row: self.n.to_string() };
+        let Self { epoch, n, tag, at, actor, action, account_id, key_id, change, peer, request_id } =
+            self;
+        let tag = tag.ok_or_else(|| row.corrupt("tells of a change that is not there"))?;
+        let account = account_id.map(|id| row.need("account_id", AccountId::parse(&id)));
+        Ok(Entry {
+            revision: PositionRow { epoch, n, tag }.into(),
+            time: Timestamp::from_micros(at),
+            actor: row.need("actor", Actor::parse(&actor))?,
+            action,
+            account: account.transpose()?,
+            key: row.key("key_id", key_id)?,
+            change: row.json("change", &change)?,
+            peer,
+            request_id,
         })
     }
 }

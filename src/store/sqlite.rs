@@ -17,7 +17,10 @@ use self::failure::failed;
 use self::open::Opened;
 use self::writer::{Job, Writer};
 use super::door::Rows as _;
-use super::{AccountQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store, StoreError};
+use super::{
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
+    StoreError,
+};
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -35,6 +38,8 @@ mod rows;
 mod read;
 
 mod query;
+
+mod trail;
 
 mod failure;
 
@@ -166,6 +171,11 @@ impl Store for SqliteStore {
 
     async fn list_accounts(&self, query: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError> {
         query::list_accounts(&self.lookups, query).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        let mut connection = self.lookups.acquire().await.map_err(failed)?;
+        trail::page(&mut connection, query).await
     }
 
     async fn policy(&self) -> Result<(Policy, Position), StoreError> {

@@ -118,7 +118,8 @@ async fn a_deadline_that_passes_is_told_as_such() {
 #[test]
 fn every_service_of_ours_is_known_to_the_descriptor() {
     let services: BTreeSet<_> = methods().into_iter().map(|(service, _)| service).collect();
-    let expected = ["AccountService", "AuthorizationService", "KeyService", "PolicyService"];
+    let expected =
+        ["AccountService", "AuditService", "AuthorizationService", "KeyService", "PolicyService"];
     assert_eq!(services, expected.map(|name| format!("latchkey.v1.{name}")).into());
 }
 

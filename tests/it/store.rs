@@ -19,6 +19,7 @@ mod audit;
 mod feed;
 mod lists;
 mod reading;
+mod trail;
 
 mod concurrency;
 mod reopening;
@@ -217,6 +218,17 @@ on_every_backend! {
             keys_are_listed_by_account_maker_environment_and_hint,
             keys_are_listed_by_their_state,
             accounts_are_listed_by_id_and_plan_with_their_keys,
+        }
+        trail {
+            entries_tell_the_changes_of_the_feed_the_latest_first,
+            pages_bring_every_entry_once_while_changes_are_made,
+            entries_are_listed_by_key_account_actor_and_kind,
+            entries_are_listed_by_time,
+            a_reach_is_an_account_with_its_keys_and_the_policy,
+            a_page_of_large_changes_is_cut_short,
+            each_change_of_each_call_says_who_made_it_from_where,
+            keys_that_go_together_are_told_each,
+            what_latchkey_does_itself_is_told_by_its_occasion,
         }
         concurrency {
             a_hundred_at_once_make_as_many_keys_as_the_plan_allows,

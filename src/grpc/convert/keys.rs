@@ -5,8 +5,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    account_id, environment, environment_if_any, environment_to_proto, instant, key_id, mask,
-    not_in_mask, optional, page_size, position, request_id, span, texts, timestamp, whole,
+    account_id, environment, environment_if_any, environment_to_proto, given, instant, key_id,
+    mask, not_in_mask, optional, page_size, position, request_id, span, texts, timestamp, whole,
 };
 use crate::account::{check_comment, check_display_name, check_labels};
 use crate::clock::Timestamp;
@@ -109,10 +109,7 @@ pub(in crate::grpc) fn list(request: v1::ListKeysRequest) -> Result<KeyList, Err
         created_by,
         environment,
     } = request;
-    let account = match account.as_str() {
-        "" => None,
-        text => Some(account_id("account_id", text)?),
-    };
+    let account = given(&account, |text| account_id("account_id", text))?;
     let mut violations = Violations::default();
     let list = KeyList {
         account,

@@ -26,8 +26,10 @@ const WAL_BYTES_KEPT: &str = "67108864";
 const FILE_MODE: u32 = 0o600;
 
 /// The schema, step by step. A step that was released is never edited.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "init", include_str!("../migrations/sqlite/0001_init.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "init", include_str!("../migrations/sqlite/0001_init.sql")),
+    (2, "audit", include_str!("../migrations/sqlite/0002_audit.sql")),
+];
 
 /// A database that was found fit for use.
 pub(super) struct Opened {

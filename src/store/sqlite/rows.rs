@@ -6,11 +6,11 @@ use sqlx::{Row as _, Sqlite};
 
 use super::failure::failed;
 use crate::account::{Account, AccountId, RESERVED_ACCOUNT};
+use crate::audit::Entry;
 use crate::clock::Timestamp;
 use crate::key::{Actor, KeyClass, KeyId, KeyRecord, RECORD_FORMAT};
 use crate::policy::Policy;
 use crate::revision::Position;
-use crate::store::door::audit::AuditRow;
 use crate::store::door::{Head, Made, Remembered, Rows};
 use crate::store::row::{AccountRow, KeyRow, Named, PositionRow, json, policy};
 use crate::store::{Change, RequestMark, StoreError, Subject};
@@ -144,19 +144,19 @@ impl Rows for SqliteRows<'_> {
         self.run(query).await.map(drop)
     }
 
-    async fn insert_audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
-        let AuditRow { n, at, actor, action, account, key, change, peer, request_id } = row;
+    async fn insert_audit(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let Entry { revision, time, actor, action, account, key, change, peer, request_id } = entry;
         let query = sqlx::query(
             "INSERT INTO audit (n, at, actor, action, account_id, key_id, change, peer, request_id) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )
-        .bind(n.cast_signed())
-        .bind(at.micros())
-        .bind(actor)
-        .bind(*action)
+        .bind(revision.n.cast_signed())
+        .bind(time.micros())
+        .bind(actor.to_string())
+        .bind(action)
         .bind(account.as_ref().map(ToString::to_string))
         .bind(key.map(|key| key.to_string()))
-        .bind(change)
+        .bind(json(change))
         .bind(peer)
         .bind(request_id.as_ref());
         self.run(query).await.map(drop)

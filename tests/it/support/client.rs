@@ -3,6 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use latchkey::proto::v1::account_service_client::AccountServiceClient;
+use latchkey::proto::v1::audit_service_client::AuditServiceClient;
 use latchkey::proto::v1::authorization_service_client::AuthorizationServiceClient;
 use latchkey::proto::v1::key_service_client::KeyServiceClient;
 use latchkey::proto::v1::policy_service_client::PolicyServiceClient;
@@ -47,6 +48,10 @@ impl Server {
 
     pub(crate) async fn policies(&self, token: &str) -> PolicyServiceClient<Authed> {
         PolicyServiceClient::with_interceptor(self.channel().await, Caller(token.to_owned()))
+    }
+
+    pub(crate) async fn audits(&self, token: &str) -> AuditServiceClient<Authed> {
+        AuditServiceClient::with_interceptor(self.channel().await, Caller(token.to_owned()))
     }
 
     pub(crate) async fn decisions(&self) -> AuthorizationServiceClient<Channel> {

@@ -11,7 +11,8 @@ use latchkey::key::{KeyId, KeyRecord};
 use latchkey::policy::Policy;
 use latchkey::revision::Position;
 use latchkey::store::{
-    AccountQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store, StoreError,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
+    StoreError,
 };
 use latchkey::token::Digest;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -102,6 +103,10 @@ impl Store for FaultyStore {
 
     async fn list_accounts(&self, query: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError> {
         self.inner.list_accounts(query).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        self.inner.audit(query).await
     }
 
     async fn policy(&self) -> Result<(Policy, Position), StoreError> {

@@ -1,0 +1,169 @@
+//! The audit trail: its pages, the latest entry first.
+//!
+//! As with all lists, there is a query for each condition that one may be led by, each with an index of
+//! its own. A span of time is a span of numbers, since times never go back along the changes.
+
+use futures_util::TryStreamExt as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::failure::failed;
+use super::rows::get;
+use crate::account::AccountId;
+use crate::audit::Kind;
+use crate::clock::Timestamp;
+use crate::store::row::EntryRow;
+use crate::store::{AUDIT_PAGE_BYTES, AuditPage, AuditQuery, StoreError};
+
+/// A `SELECT` of entries; its columns are those that [`entry_row`] reads, in that order.
+macro_rules! select_entries {
+    ($($rest:expr),+) => {
+        concat!(
+            "SELECT (SELECT epoch FROM feed), n, ",
+            "(SELECT tag FROM changes WHERE changes.n = audit.n), at, actor, action, account_id, ",
+            "key_id, change, peer, request_id FROM audit ",
+            $($rest),+
+        )
+    };
+}
+
+/// What is led by one condition; the others are looked at row by row. Of two bounds on the numbers
+/// SQLite would use one alone, so the lesser is taken.
+macro_rules! led_by {
+    ($lead:literal) => {
+        select_entries!(
+            "WHERE ",
+            $lead,
+            " AND n < min(?1, coalesce((SELECT n FROM audit WHERE at >= ?3 ORDER BY at, n LIMIT 1), ?1))",
+            " AND n >= coalesce((SELECT n FROM audit WHERE at >= ?2 ORDER BY at, n LIMIT 1), ?1)",
+            " AND (?4 IS NULL OR account_id = ?4 OR account_id IS NULL)",
+            " AND (?5 IS NULL OR account_id = ?5)",
+            " AND (?6 IS NULL OR key_id = ?6)",
+            " AND (?7 IS NULL OR actor = ?7)",
+            " AND (?8 IS NULL OR ?8 = CASE WHEN key_id IS NOT NULL THEN 'key'",
+            " WHEN account_id IS NOT NULL THEN 'account' ELSE 'policy' END)"
+        )
+    };
+}
+
+macro_rules! latest_first {
+    ($($list:expr),+) => {
+        concat!($($list),+, " ORDER BY n DESC LIMIT ?9")
+    };
+}
+
+const OF_KEY: &str = latest_first!(led_by!("key_id = ?6"));
+const OF_ACCOUNT_ITSELF: &str = latest_first!(led_by!("account_id = ?5 AND key_id IS NULL"));
+const OF_ACCOUNT: &str = latest_first!(led_by!("account_id = ?5"));
+const OF_POLICY: &str = latest_first!(led_by!("account_id IS NULL AND key_id IS NULL"));
+/// Two lists, each in order, which SQLite merges.
+const IN_REACH: &str = latest_first!(
+    led_by!("account_id = ?4"),
+    " UNION ALL ",
+    led_by!("account_id IS NULL AND key_id IS NULL")
+);
+const OF_ACTOR: &str = latest_first!(led_by!("actor = ?7"));
+const OF_ALL: &str = latest_first!(led_by!("TRUE"));
+
+/// The query by what it is led best.
+const fn lead(query: &AuditQuery) -> &'static str {
+    match query {
+        AuditQuery { key: Some(_), .. } => OF_KEY,
+        AuditQuery { account: Some(_), kind: Some(Kind::Account), .. } => OF_ACCOUNT_ITSELF,
+        AuditQuery { account: Some(_), .. } => OF_ACCOUNT,
+        AuditQuery { kind: Some(Kind::Policy), .. } => OF_POLICY,
+        AuditQuery { reach: Some(_), .. } => IN_REACH,
+        AuditQuery { actor: Some(_), .. } => OF_ACTOR,
+        AuditQuery { .. } => OF_ALL,
+    }
+}
+
+/// A page of entries.
+pub(super) async fn page(
+    connection: &mut SqliteConnection,
+    query: &AuditQuery,
+) -> Result<AuditPage, StoreError> {
+    let AuditQuery { reach, account, key, kind, actor, start, end, before, limit } = query;
+    let mut rows = sqlx::query(lead(query))
+        .bind(before.map_or(i64::MAX, u64::cast_signed))
+        .bind(start.map_or(i64::MIN, Timestamp::micros))
+        .bind(end.map_or(i64::MAX, Timestamp::micros))
+        .bind(reach.as_ref().map(AccountId::as_str))
+        .bind(account.as_ref().map(AccountId::as_str))
+        .bind(key.map(|key| key.to_string()))
+        .bind(actor.as_ref().map(ToString::to_string))
+        .bind(kind.map(Kind::as_str))
+        .bind(i64::from(*limit) + 1)
+        .fetch(connection);
+    let mut page = AuditPage { entries: Vec::new(), has_more: false };
+    let mut bytes = 0;
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
+        let row = entry_row(&row)?;
+        bytes += row.change.len();
+        let is_full = page.entries.len() >= *limit as usize || bytes > AUDIT_PAGE_BYTES;
+        if is_full && !page.entries.is_empty() {
+            page.has_more = true;
+            break;
+        }
+        page.entries.push(row.into_entry()?);
+    }
+    Ok(page)
+}
+
+/// A row of [`select_entries`].
+pub(super) fn entry_row(row: &SqliteRow) -> Result<EntryRow, StoreError> {
+    Ok(EntryRow {
+        epoch: get(row, 0)?,
+        n: get(row, 1)?,
+        tag: get(row, 2)?,
+        at: get(row, 3)?,
+        actor: get(row, 4)?,
+        action: get(row, 5)?,
+        account_id: get(row, 6)?,
+        key_id: get(row, 7)?,
+        change: get(row, 8)?,
+        peer: get(row, 9)?,
+        request_id: get(row, 10)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, Row as _};
+
+    use super::*;
+
+    const SCHEMA: [&str; 2] = [
+        include_str!("../migrations/sqlite/0001_init.sql"),
+        include_str!("../migrations/sqlite/0002_audit.sql"),
+    ];
+
+    #[tokio::test]
+    async fn each_list_is_led_by_an_index_and_sorts_nothing() {
+        let mut database = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        for sql in SCHEMA {
+            sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
+        }
+        for (list, index) in [
+            (OF_KEY, "audit_by_key (key_id=? AND n>? AND n<?)"),
+            (OF_ACCOUNT_ITSELF, "audit_of_accounts (account_id=? AND n>? AND n<?)"),
+            (OF_ACCOUNT, "audit_by_account (account_id=? AND n>? AND n<?)"),
+            (OF_POLICY, "audit_of_accounts (account_id=? AND n>? AND n<?)"),
+            (IN_REACH, "audit_by_account (account_id=? AND n>? AND n<?)"),
+            (OF_ACTOR, "audit_by_actor (actor=? AND n>? AND n<?)"),
+            (OF_ALL, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        ] {
+            let sql = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {list}"));
+            let plan = sqlx::query(sql).fetch_all(&mut database).await.unwrap();
+            let plan: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let looks = |step: &String| {
+                step.contains("audit") && !step.contains("COVERING INDEX audit_by_time")
+            };
+            assert!(plan.iter().any(|step| step.contains(index)), "{index}: {plan:#?}");
+            assert!(
+                plan.iter().filter(|step| looks(step)).all(|step| step.contains("SEARCH")),
+                "{plan:#?}"
+            );
+            assert!(plan.iter().all(|step| !step.contains("TEMP B-TREE")), "{plan:#?}");
+        }
+    }
+}
