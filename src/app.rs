@@ -16,7 +16,7 @@ use crate::authorizer::Authorizer;
 use crate::cache::Cache;
 use crate::cli::Dev;
 use crate::clock::{Clock, Entropy};
-use crate::config::{self, Config};
+use crate::config::{self, Config, LoadedTls};
 use crate::delivery::Delivery;
 use crate::failure::{Failure, Failures};
 use crate::feed::Feed;
@@ -25,7 +25,7 @@ use crate::http;
 use crate::keyring::Keyring;
 use crate::machine::{self, MachineEntropy};
 use crate::policy::Policy;
-use crate::serve::{Bound, Limits, Listen, Protocol, Workers};
+use crate::serve::{Bound, Limits, Listen, Protocol, Tls, Workers};
 use crate::store::{self, Store};
 use crate::token::Prefix;
 
@@ -133,7 +133,8 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
     // Where there is no database yet, a policy that is wrong is told before one is made.
     let is_new = !config.store.url.path().exists();
     let policy = is_new.then(|| first_policy(&config, dev.as_ref())).transpose()?;
-    let listeners = Listeners::bind(&config).await?;
+    let tls = config.load_tls()?;
+    let listeners = Listeners::bind(&config, tls).await?;
 
     let store = open(&config).await?;
     let ended = work(&store, &config, dev.as_ref(), policy, listeners, stop).await;
@@ -177,6 +178,9 @@ async fn work(
     tasks.start("the reader", async move { feed.run().await });
     tasks.start("the time keeper", keep_time(Arc::clone(store), Arc::clone(&clock)));
     first_read(&node).await?;
+    for tls in listeners.tls() {
+        tasks.start("the watch over certificates", tls.watch());
+    }
 
     let lines = match dev {
         Some(session) => Some(session.make_keys(&node.keyring, &**store).await?),
@@ -290,12 +294,18 @@ struct Addresses {
 }
 
 impl Listeners {
-    async fn bind(config: &Config) -> Result<Self, Failure> {
+    async fn bind(config: &Config, tls: LoadedTls) -> Result<Self, Failure> {
         Ok(Self {
-            grpc: bind("grpc", &config.grpc.listen).await?,
-            http: bind("http", &config.http.listen).await?,
-            operations: bind("operations", &config.operations.listen).await?,
+            grpc: bind("grpc", &config.grpc.listen, tls.grpc).await?,
+            http: bind("http", &config.http.listen, tls.http).await?,
+            operations: bind("operations", &config.operations.listen, tls.operations).await?,
         })
+    }
+
+    /// What TLS is served with, where it is.
+    fn tls(&self) -> impl Iterator<Item = Tls> {
+        let listeners = [&self.grpc, &self.http, &self.operations];
+        listeners.into_iter().flatten().filter_map(Bound::tls).cloned()
     }
 
     fn serve(
@@ -314,21 +324,17 @@ impl Listeners {
             ..Limits::default()
         };
         let is_draining = Arc::new(AtomicBool::new(false));
-        let callers = callers(config)?;
+        let callers = callers(config);
+        warn_of_refusing_all(&callers, self.http.as_ref());
         let realm: Arc<str> = config.http.realm.as_str().into();
         let (health, grpc_service) = grpc::service(grpc::Parts {
             authorizer: node.authorizer.clone(),
             keyring: node.keyring.clone(),
-            callers,
+            callers: callers.clone(),
             realm: Arc::clone(&realm),
             reflection: config.grpc.reflection,
             background: tokio::runtime::Handle::current(),
         });
-        if callers == grpc::Callers::Key && self.http.is_some() {
-            tracing::warn!(
-                "with grpc.callers = key, forward-auth refuses every proxy: it cannot tell one from another yet"
-            );
-        }
         let http_service = http::public(node.authorizer.clone(), callers, realm);
         let operations_service = http::operations(readiness(node, &is_draining));
 
@@ -338,7 +344,7 @@ impl Listeners {
         let mut start =
             |bound: Option<Bound>, protocol, service: AnyService| {
                 let Some(bound) = bound else { return };
-                tracing::info!(listener = bound.name(), address = %bound.address(), "listening");
+                announce(&bound);
                 let (workers, limits, told) =
                     (workers.clone(), limits.clone(), wait_for(told.clone(), 1));
                 match service {
@@ -355,9 +361,27 @@ impl Listeners {
     }
 }
 
-async fn bind(section: &'static str, listen: &Listen) -> Result<Option<Bound>, Failure> {
-    let bound = Bound::bind(section, listen).await;
-    bound.map_err(|error| Failure::new(error.to_string()).about(format_args!("{section}.listen")))
+async fn bind(
+    section: &'static str,
+    listen: &Listen,
+    tls: Option<Tls>,
+) -> Result<Option<Bound>, Failure> {
+    let bound = Bound::bind(section, listen)
+        .await
+        .map_err(|error| Failure::new(error.to_string()).about(format_args!("{section}.listen")))?;
+    Ok(bound.map(|bound| bound.with_tls(tls)))
+}
+
+fn announce(bound: &Bound) {
+    let (listener, address) = (bound.name(), bound.address());
+    match bound.tls() {
+        None => tracing::info!(listener, %address, tls = "off", "listening"),
+        Some(tls) => {
+            let demanded = if tls.demands_certificates() { "mutual" } else { "on" };
+            let not_after = tls.not_after();
+            tracing::info!(listener, %address, tls = demanded, %not_after, "listening");
+        }
+    }
 }
 
 /// The two kinds of service that there are.
@@ -387,13 +411,26 @@ impl Serving {
     }
 }
 
-fn callers(config: &Config) -> Result<grpc::Callers, Failure> {
+fn callers(config: &Config) -> grpc::Callers {
     match config.grpc.callers() {
-        config::Callers::Any => Ok(grpc::Callers::Any),
-        config::Callers::Key => Ok(grpc::Callers::Key),
-        config::Callers::Mtls => {
-            Err(Failure::new("grpc.callers = mtls needs TLS, which is not served yet"))
-        }
+        config::Callers::Any => grpc::Callers::Any,
+        config::Callers::Key => grpc::Callers::Key,
+        config::Callers::Mtls => grpc::Callers::Mtls(config.grpc.caller_names.clone()),
+    }
+}
+
+/// Forward-auth is on by default, and what callers have to show may be nothing that it can see.
+fn warn_of_refusing_all(callers: &grpc::Callers, http: Option<&Bound>) {
+    let Some(http) = http else { return };
+    let shows_certificates = http.tls().is_some_and(Tls::demands_certificates);
+    match callers {
+        grpc::Callers::Key => tracing::warn!(
+            "with grpc.callers = key, forward-auth refuses every proxy: it cannot tell one from another yet"
+        ),
+        grpc::Callers::Mtls(_) if !shows_certificates => tracing::warn!(
+            "with grpc.callers = mtls and no http.tls_client_ca, forward-auth refuses every proxy"
+        ),
+        grpc::Callers::Any | grpc::Callers::Mtls(_) => {}
     }
 }
 

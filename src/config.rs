@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
+use crate::grpc::CallerNames;
 use crate::serve::Listen;
 
 mod check;
@@ -15,10 +16,12 @@ mod load;
 mod policy_file;
 mod setting;
 mod show;
+mod tls;
 
 pub use self::load::{Flag, Loaded, Origin, Sources};
 pub use self::policy_file::read_policy;
 pub use self::setting::{Callers, LogFormat, LogLevel, StoreUrl};
+pub use self::tls::{LoadedTls, Tls};
 
 use self::setting::Setting;
 
@@ -65,8 +68,12 @@ pub struct Grpc {
     pub listen: Listen,
     /// Who may ask for decisions, where that was chosen.
     pub callers: Option<Callers>,
+    /// Whose certificates may ask, where callers show certificates; any, where none is named.
+    pub caller_names: CallerNames,
     /// Whether the API describes itself, for grpcurl.
     pub reflection: bool,
+    /// What TLS is served with.
+    pub tls: Tls,
 }
 
 /// Forward authentication.
@@ -76,6 +83,8 @@ pub struct Http {
     pub listen: Listen,
     /// The realm in `WWW-Authenticate` (RFC 9110 §11.5).
     pub realm: String,
+    /// What TLS is served with.
+    pub tls: Tls,
 }
 
 /// Probes.
@@ -83,6 +92,8 @@ pub struct Http {
 pub struct Operations {
     /// Where they listen.
     pub listen: Listen,
+    /// What TLS is served with.
+    pub tls: Tls,
 }
 
 /// New tokens.
@@ -135,9 +146,9 @@ impl Config {
             root_token,
             insecure,
             store: Store { url, read_timeout_ms },
-            grpc: Grpc { listen: grpc_listen, callers, reflection },
-            http: Http { listen: http_listen, realm },
-            operations: Operations { listen: operations_listen },
+            grpc: Grpc { listen: grpc_listen, callers, caller_names, reflection, tls: grpc_tls },
+            http: Http { listen: http_listen, realm, tls: http_tls },
+            operations: Operations { listen: operations_listen, tls: operations_tls },
             token: Token { prefix },
             policy: Policy { file },
             cache: Cache { keys_max },
@@ -151,10 +162,20 @@ impl Config {
             ("store.read_timeout_ms", read_timeout_ms),
             ("grpc.listen", grpc_listen),
             ("grpc.callers", callers),
+            ("grpc.caller_names", caller_names),
             ("grpc.reflection", reflection),
+            ("grpc.tls_certificate", &mut grpc_tls.certificate),
+            ("grpc.tls_key", &mut grpc_tls.key),
+            ("grpc.tls_client_ca", &mut grpc_tls.client_ca),
             ("http.listen", http_listen),
             ("http.realm", realm),
+            ("http.tls_certificate", &mut http_tls.certificate),
+            ("http.tls_key", &mut http_tls.key),
+            ("http.tls_client_ca", &mut http_tls.client_ca),
             ("operations.listen", operations_listen),
+            ("operations.tls_certificate", &mut operations_tls.certificate),
+            ("operations.tls_key", &mut operations_tls.key),
+            ("operations.tls_client_ca", &mut operations_tls.client_ca),
             ("token.prefix", prefix),
             ("policy.file", file),
             ("cache.keys_max", keys_max),
@@ -185,19 +206,25 @@ impl Default for Store {
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self { listen: loopback(50_051), callers: None, reflection: true }
+        Self {
+            listen: loopback(50_051),
+            callers: None,
+            caller_names: CallerNames::default(),
+            reflection: true,
+            tls: Tls::default(),
+        }
     }
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: loopback(8_080), realm: "latchkey".to_owned() }
+        Self { listen: loopback(8_080), realm: "latchkey".to_owned(), tls: Tls::default() }
     }
 }
 
 impl Default for Operations {
     fn default() -> Self {
-        Self { listen: loopback(9_090) }
+        Self { listen: loopback(9_090), tls: Tls::default() }
     }
 }
 

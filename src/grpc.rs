@@ -35,6 +35,7 @@ mod method;
 mod accounts;
 mod audit;
 mod authorize;
+mod callers;
 mod keys;
 mod policy;
 
@@ -42,7 +43,7 @@ pub(crate) mod convert;
 mod health;
 pub(crate) mod status;
 
-pub use authorize::Callers;
+pub use callers::{CallerNames, Callers, InvalidCallerName};
 pub use health::Health;
 
 use self::deadline::{Administration, Strangers, trailers_only};
@@ -223,13 +224,13 @@ impl Admission {
         let peer = extensions.get::<Peer>();
         let shown = peer.map(ToString::to_string).unwrap_or_default();
         let credential = credential(metadata.as_ref());
-        let operator = self.0.operator(credential, address(peer), shown).await?;
+        let operator = self.0.operator(credential, peer.and_then(Peer::ip), shown).await?;
         Ok((operator, message))
     }
 
     /// Whether the caller would be admitted.
     async fn check<P: Permission>(&self, head: &Head) -> Result<(), Error> {
-        let address = address(head.extensions.get::<Peer>());
+        let address = head.extensions.get::<Peer>().and_then(Peer::ip);
         // The peer is for the audit trail, which this does not enter.
         self.0.operator::<P>(credential(&head.headers), address, String::new()).await?;
         Ok(())
@@ -239,12 +240,4 @@ impl Admission {
 fn credential(headers: &HeaderMap) -> Credential<'_> {
     let values = headers.get_all("authorization");
     Credential::from_headers(values.iter().map(HeaderValue::as_bytes), [])
-}
-
-/// From where somebody calls; a Unix socket is in no network.
-fn address(peer: Option<&Peer>) -> Option<std::net::IpAddr> {
-    match peer? {
-        Peer::Tcp(address) => Some(address.ip()),
-        Peer::Unix => None,
-    }
 }

@@ -21,9 +21,11 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::timeout;
 use tower_service::Service;
 
-pub use self::bound::{BindError, Bound, Peer};
+pub use self::bound::{BindError, Bound};
 pub use self::count::{Counter, Counters, Gauge};
 pub use self::listen::{InvalidListen, Listen};
+pub use self::peer::{Origin, Peer};
+pub use self::tls::{Tls, TlsError, TlsFiles};
 pub use self::workers::Workers;
 
 use self::bound::Socket;
@@ -36,6 +38,8 @@ mod bound;
 mod workers;
 
 mod connection;
+mod peer;
+mod tls;
 mod wire;
 
 mod count;
@@ -92,8 +96,8 @@ pub struct Limits {
     pub max_pending_reset_streams: usize,
     /// Streams reset by us for the peer's errors; more end the connection.
     pub max_local_reset_streams: usize,
-    /// Time to complete the handshake: preface, SETTINGS and its acknowledgement, or the first
-    /// request's head (HTTP/1).
+    /// Time to complete the handshake: that of TLS, then preface, SETTINGS and its acknowledgement, or
+    /// the first request's head (HTTP/1).
     pub handshake_timeout: Duration,
     /// Time to the end of the next request's head on an HTTP/1 connection. Proxies keep an idle one
     /// for less (nginx 60, Traefik and Go 90, Caddy 120 seconds), so it is they who close it, and they
@@ -198,7 +202,12 @@ struct Connections {
 impl Connections {
     fn new(bound: &Bound, workers: Workers, protocol: Protocol, limits: Limits) -> Self {
         Self {
-            terms: Arc::new(Terms { protocol, limits, counters: bound.counters() }),
+            terms: Arc::new(Terms {
+                protocol,
+                limits,
+                tls: bound.tls().cloned(),
+                counters: bound.counters(),
+            }),
             seats: Seats::new(workers),
             tasks: JoinSet::new(),
             leave: HashMap::new(),

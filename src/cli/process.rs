@@ -18,6 +18,7 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
     let dev = dev.then_some(Dev { directory: dev_dir, scopes });
     if dev.is_some() {
         refuse_exposed_dev(&loaded.config)?;
+        refuse_dev_with_tls(&loaded)?;
         refuse_another_store(&loaded)?;
     }
     telemetry::start(&loaded.config.log);
@@ -36,6 +37,14 @@ fn refuse_exposed_dev(config: &Config) -> Result<(), Failure> {
         let message = format!("--dev listens on loopback only, and {section}.listen is {listen}");
         Err(Failure::new(message).help("leave --dev out, or listen on 127.0.0.1"))
     })
+}
+
+/// The lines that `--dev` prints are for plaintext.
+fn refuse_dev_with_tls(loaded: &Loaded) -> Result<(), Failure> {
+    let tls = loaded.origins.iter().find(|(path, _)| path.ends_with(".tls_certificate"));
+    let Some((path, origin)) = tls else { return Ok(()) };
+    let message = format!("--dev serves plaintext on loopback, and {origin} sets {path}");
+    Err(Failure::new(message).help("leave one of them out"))
 }
 
 /// `--dev` would not look at the store that was named.

@@ -77,7 +77,9 @@ pub(super) fn check(
     environment: Environment,
     console: &mut Console,
 ) -> Outcome {
-    arguments.load_checked(environment)?.config.first_policy()?;
+    let config = arguments.load_checked(environment)?.config;
+    config.first_policy()?;
+    config.load_tls()?;
     console.answer("The configuration is right.");
     Ok(ExitCode::SUCCESS)
 }

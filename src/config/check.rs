@@ -38,6 +38,7 @@ impl Config {
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         self.check_exposure(&mut faults);
+        self.check_tls(&mut faults);
         self.check_values(&mut faults);
         self.check_bounds(&mut faults);
         faults
@@ -45,28 +46,83 @@ impl Config {
 
     /// Where other machines can connect, somebody must have said who may ask, and that it is in the clear.
     fn check_exposure(&self, faults: &mut Vec<Fault>) {
-        if self.grpc.callers == Some(Callers::Mtls) {
-            let message =
-                "grpc.callers = \"mtls\" needs TLS, which this version does not serve yet";
-            let help = "write `callers = \"key\"` below [grpc], and let a proxy or a mesh encrypt";
+        let listeners = [
+            ("grpc.listen", &self.grpc.listen, &self.grpc.tls),
+            ("http.listen", &self.http.listen, &self.http.tls),
+        ];
+        let mut exposed = listeners.into_iter().filter(|(_, listen, _)| !listen.is_loopback());
+        let open =
+            |path, listen| format!("{path} = \"{listen}\" can be reached from other machines");
+        if self.grpc.callers.is_none()
+            && let Some((path, listen, _)) = exposed.clone().next()
+        {
+            let open = open(path, listen);
+            let message = format!("{open}, and it was not said who may ask for decisions");
+            let help = "write below [grpc] `callers = \"key\"` (whoever has a key with \
+                        latchkey:authorize), `callers = \"mtls\"` (whoever has a client certificate \
+                        of tls_client_ca), or `callers = \"any\"` (whoever can connect)";
+            faults.push(fault(path, message, help));
+        }
+        if !self.insecure
+            && let Some((path, listen, _)) = exposed.find(|(_, _, tls)| tls.files().is_none())
+        {
+            let open = open(path, listen);
+            let message = format!("{open}, in plaintext: tokens can be read on the way");
+            let section = path.trim_end_matches(".listen");
+            let help = format!(
+                "name `tls_certificate` and `tls_key` below [{section}]; or, if something else \
+                 encrypts or the network is trusted, write `insecure = true` at the top of the file \
+                 (or --insecure)"
+            );
+            faults.push(fault(path, message, help));
+        }
+    }
+
+    /// TLS is all or nothing, and who is to show a certificate must be asked for one.
+    fn check_tls(&self, faults: &mut Vec<Fault>) {
+        let Self { grpc, http, operations, .. } = self;
+        for (section, paths, tls) in [
+            ("grpc", ["grpc.tls_certificate", "grpc.tls_key", "grpc.tls_client_ca"], &grpc.tls),
+            ("http", ["http.tls_certificate", "http.tls_key", "http.tls_client_ca"], &http.tls),
+            (
+                "operations",
+                ["operations.tls_certificate", "operations.tls_key", "operations.tls_client_ca"],
+                &operations.tls,
+            ),
+        ] {
+            let [certificate, key, client_ca] = paths;
+            let (named, missing, what) = match (&tls.certificate, &tls.key, &tls.client_ca) {
+                (Some(_), None, _) => {
+                    (certificate, "tls_key", "the private key of the certificate")
+                }
+                (None, Some(_), _) => (key, "tls_certificate", "the certificate of the key"),
+                (None, None, Some(_)) => (
+                    client_ca,
+                    "tls_certificate",
+                    "the server's own certificate, beside `tls_key`, its private key",
+                ),
+                (Some(_), Some(_), _) | (None, None, None) => continue,
+            };
+            let message = format!("{named} is set, and {section}.{missing} is not");
+            let help = format!("write `{missing} = \"PATH\"` below [{section}]: {what}, as PEM");
+            faults.push(fault(named, message, help));
+        }
+        let (section, tls) =
+            if grpc.listen == Listen::Off { ("http", &http.tls) } else { ("grpc", &grpc.tls) };
+        let is_mtls = grpc.callers == Some(Callers::Mtls);
+        if is_mtls && tls.client_ca.is_none() {
+            let message = format!(
+                "grpc.callers = \"mtls\" needs {section}.tls_client_ca: whose client certificates count"
+            );
+            let help = format!(
+                "write `tls_client_ca = \"PATH\"` below [{section}]: the CAs that sign them, as PEM"
+            );
             faults.push(fault("grpc.callers", message, help));
         }
-        let exposed = [("grpc.listen", &self.grpc.listen), ("http.listen", &self.http.listen)]
-            .into_iter()
-            .find(|(_, listen)| !listen.is_loopback());
-        let Some((path, listen)) = exposed else { return };
-        let open = format!("{path} = \"{listen}\" can be reached from other machines");
-        if self.grpc.callers.is_none() {
-            let message = format!("{open}, and it was not said who may ask for decisions");
-            let help = "write `callers = \"key\"` below [grpc] (whoever has a key with \
-                        latchkey:authorize), or `callers = \"any\"` (whoever can connect)";
-            faults.push(fault(path, message, help));
-        }
-        if !self.insecure {
-            let message = format!("{open}, in plaintext: tokens can be read on the way");
-            let help = "if something else encrypts, or the network is trusted, write \
-                        `insecure = true` at the top of the file (or --insecure)";
-            faults.push(fault(path, message, help));
+        if !is_mtls && !grpc.caller_names.is_empty() {
+            let message = "grpc.caller_names has no effect, for grpc.callers is not \"mtls\"";
+            let help = "write `callers = \"mtls\"` below [grpc], or leave caller_names out";
+            faults.push(fault("grpc.caller_names", message, help));
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use crate::grpc::{CallerNames, InvalidCallerName};
 use crate::serve::Listen;
 
 /// A field that can be given a value and shown.
@@ -99,12 +100,38 @@ impl Setting for String {
 
 impl Setting for Option<PathBuf> {
     fn set(&mut self, given: Given<'_>) -> Result<(), String> {
-        *self = Some(given.text().ok_or("the path of a file, as a string")?.into());
+        const RIGHT: &str = "the path of a file, as a string, and not what is in the file";
+        let path = given.text().filter(|text| !text.contains('\n')).ok_or(RIGHT)?;
+        *self = Some(path.into());
         Ok(())
+    }
+
+    /// It may be a private key, given in place of its path.
+    fn may_be_repeated(&self) -> bool {
+        false
     }
 
     fn shown(&self) -> Shown {
         self.as_ref().map_or(Shown::Absent, |path| quoted(&path.display().to_string()))
+    }
+}
+
+impl Setting for CallerNames {
+    fn set(&mut self, given: Given<'_>) -> Result<(), String> {
+        let names: Option<Vec<_>> = match given {
+            Given::Toml(value) => {
+                value.as_array().and_then(|names| names.iter().map(toml::Value::as_str).collect())
+            }
+            Given::Text(text) => Some(text.split(',').map(str::trim).collect()),
+        };
+        let right = |told: &dyn fmt::Display| format!("a list of {told}, between commas as text");
+        *self = Self::read(names.ok_or_else(|| right(&InvalidCallerName))?)
+            .map_err(|error| right(&error))?;
+        Ok(())
+    }
+
+    fn shown(&self) -> Shown {
+        Shown::Value(toml::Value::Array(self.iter().map(toml::Value::String).collect()).to_string())
     }
 }
 

@@ -97,13 +97,21 @@ fn an_address_that_others_can_reach_needs_two_words() {
 
     let http = ("LATCHKEY__HTTP__LISTEN", "[::]:8080");
     assert!(refusal(&[http]).contains("http.listen"));
+    let tls = [
+        open,
+        ("LATCHKEY__GRPC__CALLERS", "any"),
+        ("LATCHKEY__GRPC__TLS_CERTIFICATE", "a.crt"),
+        ("LATCHKEY__GRPC__TLS_KEY", "a.key"),
+    ];
+    with(&tls).check().unwrap();
+    let refused = refusal(&[&tls[..], &[http]].concat());
+    assert!(refused.contains("http.listen") && refused.contains("below [http]"), "{refused}");
     with(&[("LATCHKEY__GRPC__LISTEN", "unix:/run/latchkey.sock")]).check().unwrap();
     with(&[("LATCHKEY__OPERATIONS__LISTEN", "0.0.0.0:9090")]).check().unwrap();
 }
 
 #[test]
 fn what_is_not_served_yet_is_refused() {
-    assert!(refusal(&[("LATCHKEY__GRPC__CALLERS", "mtls")]).contains("needs TLS"));
     assert!(refusal(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d")]).contains("later"));
     assert!(!refusal(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d")]).contains("p4ss"));
 }
@@ -124,4 +132,52 @@ fn each_value_has_its_rule() {
     }
     let off = [("LATCHKEY__GRPC__LISTEN", "off"), ("LATCHKEY__HTTP__LISTEN", "off")];
     assert!(refusal(&off).contains("both off"));
+}
+
+#[test]
+fn tls_is_all_or_nothing() {
+    let certificate = ("LATCHKEY__HTTP__TLS_CERTIFICATE", "a.crt");
+    let key = ("LATCHKEY__HTTP__TLS_KEY", "a.key");
+    let client_ca = ("LATCHKEY__HTTP__TLS_CLIENT_CA", "ca.crt");
+    with(&[certificate, key]).check().unwrap();
+    with(&[certificate, key, client_ca]).check().unwrap();
+    for (given, told) in [
+        (&[certificate][..], "http.tls_certificate is set, and http.tls_key is not"),
+        (&[key], "http.tls_key is set, and http.tls_certificate is not"),
+        (&[client_ca], "http.tls_client_ca is set, and http.tls_certificate is not"),
+        (&[client_ca, key], "http.tls_key is set, and http.tls_certificate is not"),
+    ] {
+        let refusal = refusal(given);
+        assert!(
+            refusal.contains(told) && refusal.contains("= \"PATH\"` below [http]"),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
+fn callers_are_asked_for_certificates_only_where_they_can_show_them() {
+    let mtls = ("LATCHKEY__GRPC__CALLERS", "mtls");
+    let grpc = [
+        ("LATCHKEY__GRPC__TLS_CERTIFICATE", "a.crt"),
+        ("LATCHKEY__GRPC__TLS_KEY", "a.key"),
+        ("LATCHKEY__GRPC__TLS_CLIENT_CA", "ca.crt"),
+    ];
+    let names = ("LATCHKEY__GRPC__CALLER_NAMES", "billing.acme, spiffe://acme/jobs/*");
+    with(&[&[mtls, names][..], &grpc].concat()).check().unwrap();
+    let refused = refusal(&[&[mtls][..], &grpc[..2]].concat());
+    assert!(refused.contains("needs grpc.tls_client_ca"), "{refused}");
+    let off = [mtls, ("LATCHKEY__GRPC__LISTEN", "off")];
+    assert!(refusal(&off).contains("needs http.tls_client_ca"));
+    assert!(refusal(&[names]).contains("grpc.caller_names has no effect"));
+    let shown = load(&[names]).unwrap().into_toml();
+    let wanted = "caller_names = [\"billing.acme\", \"spiffe://acme/jobs/*\"]";
+    assert!(shown.contains(wanted), "{shown}");
+}
+
+#[test]
+fn a_private_key_in_place_of_its_path_is_not_repeated() {
+    let key = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n";
+    let told = load(&[("LATCHKEY__GRPC__TLS_KEY", key)]).unwrap_err().to_string();
+    assert!(told.contains("the path of a file") && !told.contains("MIGHAgEA"), "{told}");
 }

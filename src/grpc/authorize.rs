@@ -4,22 +4,13 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{address, convert, credential};
+use super::{Callers, convert, credential};
 use crate::authorizer::Authorizer;
 use crate::authorizer::operator::Decide;
 use crate::error::Error;
 use crate::proto::v1::authorization_service_server::AuthorizationService;
 use crate::proto::v1::{AuthorizeRequest, AuthorizeResponse};
 use crate::serve::Peer;
-
-/// Who may ask for decisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Callers {
-    /// Whoever reaches the listener.
-    Any,
-    /// Whoever brings a key of their own with `latchkey:authorize`.
-    Key,
-}
 
 /// Answers questions about keys.
 pub(super) struct Decisions {
@@ -34,10 +25,12 @@ impl Decisions {
     }
 
     async fn admit(&self, request: &Request<AuthorizeRequest>) -> Result<(), Error> {
-        match self.callers {
+        let peer = request.extensions().get::<Peer>();
+        match &self.callers {
             Callers::Any => Ok(()),
+            Callers::Mtls(names) => names.admit(peer),
             Callers::Key => {
-                let address = address(request.extensions().get::<Peer>());
+                let address = peer.and_then(Peer::ip);
                 let credential = credential(request.metadata().as_ref());
                 // The peer is for the audit trail, which decisions do not enter.
                 self.authorizer.operator::<Decide>(credential, address, String::new()).await?;

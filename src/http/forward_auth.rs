@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::response::Response;
 use axum::routing::any;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -22,6 +22,7 @@ use crate::decision::{Decision, Denial, Identity, PublicDenial};
 use crate::error::{Error, Reason};
 use crate::grpc::{Callers, status};
 use crate::scope::ScopePattern;
+use crate::serve::Peer;
 use crate::token;
 use crate::token::Environment;
 
@@ -40,10 +41,20 @@ pub(super) fn router(authorizer: Authorizer, callers: Callers, realm: Arc<str>) 
     Router::new().route("/v1/forward-auth", any(forward_auth)).with_state(parts)
 }
 
-async fn forward_auth(State(parts): State<Parts>, uri: Uri, headers: HeaderMap) -> Response {
+async fn forward_auth(
+    State(parts): State<Parts>,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
     let Parts { authorizer, callers, realm } = parts;
-    match callers {
+    match &callers {
         Callers::Any => {}
+        Callers::Mtls(names) => {
+            if let Err(error) = names.admit(peer.as_deref()) {
+                return mistake(&error.message);
+            }
+        }
         Callers::Key => {
             return mistake(
                 "forward-auth cannot tell who asks yet, and `grpc.callers` demands it: set it to \

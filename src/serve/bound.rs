@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, fs, io, net, os};
+use std::{fs, io, net, os};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::count::Counters;
 use super::listen::Listen;
+use super::peer::{Origin, Peer};
+use super::tls::Tls;
 
 /// A bound listener, not yet served. Dropping it closes it and removes its socket file.
 #[derive(Debug)]
@@ -20,6 +22,7 @@ pub struct Bound {
     name: &'static str,
     address: Listen,
     listener: Listener,
+    tls: Option<Tls>,
     counters: Arc<Counters>,
     last_shortage: Option<Instant>,
 }
@@ -36,7 +39,19 @@ impl Bound {
         let (listener, address) =
             bound.map_err(|error| BindError { name, listen: listen.clone(), error })?;
         let counters = Arc::default();
-        Ok(Some(Self { name, address, listener, counters, last_shortage: None }))
+        Ok(Some(Self { name, address, listener, tls: None, counters, last_shortage: None }))
+    }
+
+    /// The same listener, serving TLS where there is some.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// What it serves TLS with; `None` where it serves plaintext.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// The name given to it.
@@ -114,24 +129,6 @@ fn remedy(listen: &Listen, error: &io::Error) -> &'static str {
     }
 }
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// The address a TCP connection comes from.
-    Tcp(SocketAddr),
-    /// A process on this machine, through a Unix socket.
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix => write!(f, "unix"),
-        }
-    }
-}
-
 /// Whether the error is that of a connection which was gone before it could be accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
@@ -201,17 +198,19 @@ pub(super) enum Socket {
     Unix(os::unix::net::UnixStream),
 }
 
-/// A stream of either kind. One dynamic type, so that the HTTP machinery is compiled once.
+/// A stream of any kind. One dynamic type, so that the HTTP machinery is compiled once.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Socket {
+    /// Who is there, as far as can be told before a byte is read.
     pub(super) fn peer(&self) -> Peer {
-        match self {
-            Self::Tcp(_, address) => Peer::Tcp(*address),
-            Self::Unix(_) => Peer::Unix,
-        }
+        let origin = match self {
+            Self::Tcp(_, address) => Origin::Tcp(*address),
+            Self::Unix(_) => Origin::Unix,
+        };
+        Peer { origin, identity: None }
     }
 
     /// Registers the socket with the runtime this is called on.

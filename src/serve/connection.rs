@@ -16,16 +16,18 @@ use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::bound::Socket;
+use super::bound::{Socket, Stream};
 use super::count::{Counters, Gauge};
+use super::tls::Tls;
 use super::wire::{Tap, Wire};
 use super::workers::Seat;
-use super::{HttpService, Limits, Protocol};
+use super::{HttpService, Limits, Peer, Protocol};
 
 /// What holds for all connections of a listener.
 pub(super) struct Terms {
     pub(super) protocol: Protocol,
     pub(super) limits: Limits,
+    pub(super) tls: Option<Tls>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -65,11 +67,20 @@ pub(super) async fn serve<S: HttpService>(
 ) {
     let (limits, counters) = (&terms.limits, &terms.counters);
     let _open = counters.open.enter();
-    let peer = socket.peer();
-    let Ok(stream) = socket.open() else { return };
+    let mut limit = pin!(sleep(limits.handshake_timeout));
+    let opened = select! {
+        biased;
+        opened = open(socket, &terms) => opened,
+        () = &mut limit => return counters.handshake_timeouts.increment(),
+        // No call has begun: the client finds another node, as those do who come from now on.
+        _ = &mut told_to_leave => return,
+    };
+    let Some(Opened { stream, peer, certified_for }) = opened else { return };
+    let max_age = max_age.min(certified_for);
 
+    let caller = peer.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(caller.clone());
         // At once, without asking whether it is ready: a call's task then holds the future alone, and
         // not the service and the request beside it.
         service.clone().call(request)
@@ -81,7 +92,6 @@ pub(super) async fn serve<S: HttpService>(
 
     let mut seat = Some(seat);
     let mut phase = Phase::Greeting;
-    let mut limit = pin!(sleep(limits.handshake_timeout));
     loop {
         select! {
             biased;
@@ -115,6 +125,37 @@ pub(super) async fn serve<S: HttpService>(
                 Phase::Leaving(Cause::Shutdown) if is_quiet(&tap, &calls) => return,
                 Phase::Leaving(Cause::Shutdown) => limit.set(sleep(limits.quiet_timeout)),
             }
+        }
+    }
+}
+
+/// A connection on which HTTP can begin.
+struct Opened {
+    stream: Box<dyn Stream>,
+    peer: Peer,
+    /// How long the client's certificate is valid; for ever where none was asked for.
+    certified_for: Duration,
+}
+
+/// Registers the socket with this thread's runtime, and makes the TLS connection where there is to be
+/// one; `None` when nothing comes of it.
+async fn open(socket: Socket, terms: &Terms) -> Option<Opened> {
+    let mut peer = socket.peer();
+    let stream = socket.open().ok()?;
+    let Some(tls) = &terms.tls else {
+        return Some(Opened { stream, peer, certified_for: Duration::MAX });
+    };
+    // Boxed, lest a connection in plaintext be as large as one that makes TLS.
+    match Box::pin(tls.accept(stream)).await {
+        Ok((stream, None)) => Some(Opened { stream, peer, certified_for: Duration::MAX }),
+        Ok((stream, Some(client))) => {
+            peer.identity = client.identity;
+            Some(Opened { stream, peer, certified_for: tls.time_left(client.not_after) })
+        }
+        Err(error) => {
+            tracing::debug!(%peer, %error, "no TLS connection came about");
+            terms.counters.tls_refused.increment();
+            None
         }
     }
 }

@@ -12,7 +12,10 @@ pub struct Counters {
     pub accepted: Counter,
     /// Connections dropped because they did not complete the handshake in time.
     pub handshake_timeouts: Counter,
-    /// Connections sent away because of their age.
+    /// Connections dropped because they made no TLS: without a certificate that is trusted, of an old
+    /// version, or in plaintext.
+    pub tls_refused: Counter,
+    /// Connections sent away because of their age, or because their certificate expired.
     pub aged: Counter,
 }
 

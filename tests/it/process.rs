@@ -241,7 +241,7 @@ async fn a_configuration_that_is_wrong_is_refused_before_anything_is_made() {
         ("", ("LATCHKEY__ROOT_TOKEN", "hm_live_x"), "root_token is no token"),
         ("", ("LATCHKEY__ROOT_TOKEN_FILE", "/nowhere/token"), "cannot read /nowhere/token"),
         ("", ("LATCHKEY__POLICY__FILE", "/nowhere/policy"), "cannot read the policy"),
-        ("", ("LATCHKEY__GRPC__CALLERS", "mtls"), "needs TLS"),
+        ("", ("LATCHKEY__GRPC__CALLERS", "mtls"), "needs grpc.tls_client_ca"),
         ("", ("LATCHKEY__TOKEN__PREFIX", "Bad"), "a letter first"),
         ("", ("LATCHKEY__SERVE__THREADS", "5000"), "from 0 to 1024"),
     ] {
