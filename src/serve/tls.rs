@@ -9,8 +9,9 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub use self::files::{TlsError, TlsFiles};
@@ -27,6 +28,9 @@ mod files;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a peer that is refused may take to read why, and how much it may still send meanwhile.
+const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
+const BYTES_LEFT_MAX: u64 = 64 * 1024;
 
 /// What a listener serves TLS with. Clones are one.
 #[derive(Clone, Debug)]
@@ -141,7 +145,13 @@ impl Tls {
             let in_use = self.0.in_use.read().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(&in_use.checked.config)
         };
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                let_read_why(stream).await;
+                return Err(error);
+            }
+        };
         let certificates = stream.get_ref().1.peer_certificates();
         let client = match certificates.and_then(<[_]>::first) {
             None => None,
@@ -154,6 +164,16 @@ impl Tls {
     pub(super) fn time_left(&self, not_after: Timestamp) -> Duration {
         not_after.since((self.0.now)())
     }
+}
+
+/// Ends a connection so that the peer can read the alert that says why. A socket that is closed with
+/// bytes unread takes back what was written last, and over TLS 1.3 clients send before they are refused.
+async fn let_read_why(mut stream: Box<dyn Stream>) {
+    let closing = async {
+        stream.shutdown().await?;
+        copy(&mut stream.take(BYTES_LEFT_MAX), &mut sink()).await
+    };
+    let _ = timeout(CLOSING_TIME_MAX, closing).await; // nobody has to read it
 }
 
 impl Shared {

@@ -17,6 +17,7 @@ mod truth;
 
 mod process;
 mod serving;
+mod tls;
 
 mod cli;
 mod config;

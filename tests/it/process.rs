@@ -77,7 +77,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Runs SQL on a database by the real sqlite3.
-fn sqlite(database: &str, sql: &str) -> String {
+pub(crate) fn sqlite(database: &str, sql: &str) -> String {
     let output = Command::new("sqlite3").args([database, sql]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -170,6 +170,14 @@ impl Builder {
         self
     }
 
+    /// Has a listener listen elsewhere than on a free port.
+    pub(crate) fn listen(mut self, listener: &str, address: &str) -> Self {
+        let flag = format!("--{listener}-listen");
+        let at = self.arguments.iter().position(|argument| *argument == flag).unwrap();
+        address.clone_into(&mut self.arguments[at + 1]);
+        self
+    }
+
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
