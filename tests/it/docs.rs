@@ -17,7 +17,7 @@ use latchkey::token;
 use crate::support::{Folder, Server, tools_path};
 
 /// The pages whose commands are run. A page that is not here must have none.
-const RUN: [&str; 3] = ["README.md", "docs/administration.md", "docs/keys.md"];
+const RUN: [&str; 4] = ["README.md", "docs/administration.md", "docs/keys.md", "docs/tls.md"];
 /// How long the commands of one page may take, in seconds.
 const PAGE_SECONDS_MAX: &str = "120";
 /// Stands in front of a block's line number in what the shell prints.
@@ -36,6 +36,11 @@ async fn the_commands_of_the_page_on_administration_do_what_it_says() {
 #[tokio::test]
 async fn the_commands_of_the_page_on_keys_do_what_it_says() {
     run("docs/keys.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_of_the_page_on_tls_do_what_it_says() {
+    run("docs/tls.md").await;
 }
 
 #[test]
@@ -132,6 +137,7 @@ async fn run(name: &str) {
         .env("LATCHKEY_ADDRESS", format!("http://{}", server.grpc()))
         .env("GRPC", server.grpc().to_string())
         .env("HTTP", server.http().to_string())
+        .env("TLS", free_address())
         .env("LIVE_KEY", server.live_key())
         .env("TEST_KEY", server.test_key())
         .stdin(Stdio::null())
@@ -152,6 +158,12 @@ async fn run(name: &str) {
             panic!("{name}:{}: the block does not print {missing:?}, but:\n{told}", block.line);
         }
     }
+}
+
+/// An address on which nothing listens.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 /// All blocks as one script, each announced by its line; what it prints and complains of is one text.

@@ -112,7 +112,8 @@ async fn reloading_under_load_fails_no_call() {
         for listener in LISTENERS {
             eventually_served(&site, listener, &client, &new).await;
         }
-        assert!(callers.try_join_next().is_none(), "a caller has stopped");
+        let stopped = callers.try_join_next();
+        assert!(stopped.is_none(), "round {round}: {stopped:?}");
     }
     load.is_over.store(true, Ordering::Relaxed);
     let failed: Vec<_> = callers.join_all().await.into_iter().filter_map(Result::err).collect();
