@@ -84,8 +84,6 @@ async fn reloading_under_load_fails_no_call() {
     let mut site = Site::build()
         .trusting(&[&first, &second])
         .environment("LATCHKEY__GRPC__CALLERS", "mtls")
-        // Connections come of age meanwhile, too.
-        .environment("LATCHKEY__SERVE__CONNECTION_AGE_SECONDS", "7")
         .start()
         .await;
     let load = Arc::new(Load::default());
