@@ -275,6 +275,7 @@ async fn keep_time(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
 /// Bound, so that a taken port is found out before anything else is done.
 struct Listeners {
     grpc: Option<Bound>,
+    administration: Option<Bound>,
     http: Option<Bound>,
     operations: Option<Bound>,
 }
@@ -297,6 +298,12 @@ impl Listeners {
     async fn bind(config: &Config, tls: LoadedTls) -> Result<Self, Failure> {
         Ok(Self {
             grpc: bind("grpc", &config.grpc.listen, tls.grpc).await?,
+            administration: bind(
+                "administration",
+                &config.administration.listen,
+                tls.administration,
+            )
+            .await?,
             http: bind("http", &config.http.listen, tls.http).await?,
             operations: bind("operations", &config.operations.listen, tls.operations).await?,
         })
@@ -304,7 +311,7 @@ impl Listeners {
 
     /// What TLS is served with, where it is.
     fn tls(&self) -> impl Iterator<Item = Tls> {
-        let listeners = [&self.grpc, &self.http, &self.operations];
+        let listeners = [&self.grpc, &self.administration, &self.http, &self.operations];
         listeners.into_iter().flatten().filter_map(Bound::tls).cloned()
     }
 
@@ -354,7 +361,15 @@ impl Listeners {
                         .spawn(crate::serve::run(bound, workers, protocol, limits, service, told)),
                 };
             };
-        start(self.grpc, Protocol::Http2, AnyService::Grpc(grpc_service));
+        match self.administration {
+            None => start(self.grpc, Protocol::Http2, AnyService::Grpc(grpc_service)),
+            own => {
+                let decisions = grpc_service.clone().offering(grpc::Offer::Decisions);
+                let administration = grpc_service.offering(grpc::Offer::Administration);
+                start(self.grpc, Protocol::Http2, AnyService::Grpc(decisions));
+                start(own, Protocol::Http2, AnyService::Grpc(administration));
+            }
+        }
         start(self.http, Protocol::Auto, AnyService::Http(http_service));
         start(self.operations, Protocol::Auto, AnyService::Http(operations_service));
         Ok(Serving { tasks, health, is_draining, addresses })

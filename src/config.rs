@@ -36,6 +36,8 @@ pub struct Config {
     pub store: Store,
     /// The API.
     pub grpc: Grpc,
+    /// Administration, where it is not served beside the API.
+    pub administration: Administration,
     /// Forward authentication.
     pub http: Http,
     /// Probes.
@@ -72,6 +74,15 @@ pub struct Grpc {
     pub caller_names: CallerNames,
     /// Whether the API describes itself, for grpcurl.
     pub reflection: bool,
+    /// What TLS is served with.
+    pub tls: Tls,
+}
+
+/// Administration, where it has a listener of its own.
+#[derive(Debug)]
+pub struct Administration {
+    /// Where it listens; where it is off, the API's listener serves administration as well.
+    pub listen: Listen,
     /// What TLS is served with.
     pub tls: Tls,
 }
@@ -147,6 +158,8 @@ impl Config {
             insecure,
             store: Store { url, read_timeout_ms },
             grpc: Grpc { listen: grpc_listen, callers, caller_names, reflection, tls: grpc_tls },
+            administration:
+                Administration { listen: administration_listen, tls: administration_tls },
             http: Http { listen: http_listen, realm, tls: http_tls },
             operations: Operations { listen: operations_listen, tls: operations_tls },
             token: Token { prefix },
@@ -167,6 +180,10 @@ impl Config {
             ("grpc.tls_certificate", &mut grpc_tls.certificate),
             ("grpc.tls_key", &mut grpc_tls.key),
             ("grpc.tls_client_ca", &mut grpc_tls.client_ca),
+            ("administration.listen", administration_listen),
+            ("administration.tls_certificate", &mut administration_tls.certificate),
+            ("administration.tls_key", &mut administration_tls.key),
+            ("administration.tls_client_ca", &mut administration_tls.client_ca),
             ("http.listen", http_listen),
             ("http.realm", realm),
             ("http.tls_certificate", &mut http_tls.certificate),
@@ -213,6 +230,12 @@ impl Default for Grpc {
             reflection: true,
             tls: Tls::default(),
         }
+    }
+}
+
+impl Default for Administration {
+    fn default() -> Self {
+        Self { listen: Listen::Off, tls: Tls::default() }
     }
 }
 

@@ -104,6 +104,7 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
             strangers.clone(),
         )),
         strangers,
+        offer: Offer::All,
     };
     (health, dispatch)
 }
@@ -139,6 +140,18 @@ pub struct Dispatch {
     /// Behind one pointer, as every decision clones the whole.
     administration: Arc<Administration>,
     strangers: Strangers,
+    offer: Offer,
+}
+
+/// What a listener offers of the services; health and reflection always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// Everything.
+    All,
+    /// Decisions; administration has a listener of its own.
+    Decisions,
+    /// Administration alone.
+    Administration,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -168,7 +181,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Answer {
-        Answer(match Method::of(request.uri().path()) {
+        let method = Method::of(request.uri().path());
+        Answer(match method {
+            Some(method) if !method.is_of(self.offer) => {
+                Box::pin(ready(Ok(trailers_only(status::served_elsewhere()))))
+            }
             Some(Method::Decide) => self.decide(request),
             Some(Method::Reflect) => {
                 Box::pin(Administration::clone(&self.administration).stream(request))
@@ -182,6 +199,12 @@ where
 }
 
 impl Dispatch {
+    /// The same services, of which a listener offers some.
+    #[must_use]
+    pub fn offering(self, offer: Offer) -> Self {
+        Self { offer, ..self }
+    }
+
     /// A question often comes in one piece with its head; then nothing is boxed and no time is measured
     /// for its sake.
     fn decide<B>(&mut self, request: Request<B>) -> Answering

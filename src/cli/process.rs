@@ -18,7 +18,7 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
     let dev = dev.then_some(Dev { directory: dev_dir, scopes });
     if dev.is_some() {
         refuse_exposed_dev(&loaded.config)?;
-        refuse_dev_with_tls(&loaded)?;
+        refuse_dev_with_more(&loaded)?;
         refuse_another_store(&loaded)?;
     }
     telemetry::start(&loaded.config.log);
@@ -29,6 +29,7 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
 fn refuse_exposed_dev(config: &Config) -> Result<(), Failure> {
     let listeners = [
         ("grpc", &config.grpc.listen),
+        ("administration", &config.administration.listen),
         ("http", &config.http.listen),
         ("operations", &config.operations.listen),
     ];
@@ -39,11 +40,15 @@ fn refuse_exposed_dev(config: &Config) -> Result<(), Failure> {
     })
 }
 
-/// The lines that `--dev` prints are for plaintext.
-fn refuse_dev_with_tls(loaded: &Loaded) -> Result<(), Failure> {
-    let tls = loaded.origins.iter().find(|(path, _)| path.ends_with(".tls_certificate"));
-    let Some((path, origin)) = tls else { return Ok(()) };
-    let message = format!("--dev serves plaintext on loopback, and {origin} sets {path}");
+/// The lines that `--dev` prints are for plaintext, and for one listener.
+fn refuse_dev_with_more(loaded: &Loaded) -> Result<(), Failure> {
+    let is_more =
+        |path: &str| path.ends_with(".tls_certificate") || path == "administration.listen";
+    let more = loaded.origins.iter().find(|(path, _)| is_more(path));
+    let Some((path, origin)) = more else { return Ok(()) };
+    let message = format!(
+        "--dev serves plaintext on loopback, administration with the rest, and {origin} sets {path}"
+    );
     Err(Failure::new(message).help("leave one of them out"))
 }
 

@@ -49,12 +49,14 @@ impl Config {
         let listeners = [
             ("grpc.listen", &self.grpc.listen, &self.grpc.tls),
             ("http.listen", &self.http.listen, &self.http.tls),
+            ("administration.listen", &self.administration.listen, &self.administration.tls),
         ];
         let mut exposed = listeners.into_iter().filter(|(_, listen, _)| !listen.is_loopback());
         let open =
             |path, listen| format!("{path} = \"{listen}\" can be reached from other machines");
         if self.grpc.callers.is_none()
-            && let Some((path, listen, _)) = exposed.clone().next()
+            && let Some((path, listen, _)) =
+                exposed.clone().find(|(path, ..)| *path != "administration.listen")
         {
             let open = open(path, listen);
             let message = format!("{open}, and it was not said who may ask for decisions");
@@ -80,10 +82,19 @@ impl Config {
 
     /// TLS is all or nothing, and who is to show a certificate must be asked for one.
     fn check_tls(&self, faults: &mut Vec<Fault>) {
-        let Self { grpc, http, operations, .. } = self;
+        let Self { grpc, administration, http, operations, .. } = self;
         for (section, paths, tls) in [
             ("grpc", ["grpc.tls_certificate", "grpc.tls_key", "grpc.tls_client_ca"], &grpc.tls),
             ("http", ["http.tls_certificate", "http.tls_key", "http.tls_client_ca"], &http.tls),
+            (
+                "administration",
+                [
+                    "administration.tls_certificate",
+                    "administration.tls_key",
+                    "administration.tls_client_ca",
+                ],
+                &administration.tls,
+            ),
             (
                 "operations",
                 ["operations.tls_certificate", "operations.tls_key", "operations.tls_client_ca"],

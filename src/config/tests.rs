@@ -95,6 +95,11 @@ fn an_address_that_others_can_reach_needs_two_words() {
     assert!(refusal(&[open, callers]).contains("insecure = true"));
     with(&[open, callers, insecure]).check().unwrap();
 
+    let administration = ("LATCHKEY__ADMINISTRATION__LISTEN", "[::]:1");
+    let refused = refusal(&[administration]);
+    assert!(refused.contains("administration.listen") && !refused.contains("who may ask"));
+    with(&[administration, insecure]).check().unwrap();
+
     let http = ("LATCHKEY__HTTP__LISTEN", "[::]:8080");
     assert!(refusal(&[http]).contains("http.listen"));
     let tls = [

@@ -35,6 +35,8 @@ impl Tls {
 pub struct LoadedTls {
     /// The API.
     pub grpc: Option<serve::Tls>,
+    /// Administration, where it has a listener of its own.
+    pub administration: Option<serve::Tls>,
     /// Forward authentication.
     pub http: Option<serve::Tls>,
     /// Probes.
@@ -60,6 +62,12 @@ impl Config {
         };
         let loaded = LoadedTls {
             grpc: load("grpc", &self.grpc.listen, &self.grpc.tls, Protocol::Http2),
+            administration: load(
+                "administration",
+                &self.administration.listen,
+                &self.administration.tls,
+                Protocol::Http2,
+            ),
             http: load("http", &self.http.listen, &self.http.tls, Protocol::Auto),
             operations: load(
                 "operations",

@@ -5,7 +5,7 @@
 
 use http::request::Parts;
 
-use super::Admission;
+use super::{Admission, Offer};
 use crate::authorizer::operator::{
     ReadAccounts, ReadAudit, ReadKeys, ReadPolicy, WriteAccounts, WriteKeys, WritePolicy,
 };
@@ -53,6 +53,24 @@ impl Method {
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Reflect,
             _ => return None,
         })
+    }
+
+    /// Whether a listener that offers this answers it.
+    pub(super) const fn is_of(self, offer: Offer) -> bool {
+        match (self, offer) {
+            (Self::Health | Self::Reflect, _) | (_, Offer::All) => true,
+            (Self::Decide, offer) => matches!(offer, Offer::Decisions),
+            (
+                Self::ReadKeys
+                | Self::WriteKeys
+                | Self::ReadAccounts
+                | Self::WriteAccounts
+                | Self::ReadPolicy
+                | Self::WritePolicy
+                | Self::ReadAudit,
+                offer,
+            ) => matches!(offer, Offer::Administration),
+        }
     }
 
     /// The largest message.

@@ -84,6 +84,13 @@ pub(super) fn no_such_method() -> Status {
     Error::new(Reason::UnknownMethod, "there is no such method").into()
 }
 
+/// A method that another listener of this server has.
+pub(super) fn served_elsewhere() -> Status {
+    let told = "this listener does not serve the method: decisions are served on grpc.listen, \
+                administration on administration.listen";
+    Error::new(Reason::UnknownMethod, told).into()
+}
+
 /// The caller's deadline, or our own, passed; the work goes on.
 pub(super) fn deadline_exceeded(method: Method) -> Status {
     let late = "the answer took longer than the deadline";

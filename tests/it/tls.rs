@@ -283,6 +283,44 @@ async fn half_open_handshakes_do_not_hold_up_the_end() {
     assert!(ended.success());
 }
 
+// --- A listener for administration -----------------------------------------------------------------
+
+#[tokio::test]
+async fn administration_with_a_listener_of_its_own_is_served_nowhere_else() {
+    let administrators = Authority::new("administrators");
+    let site = Site::build();
+    write(site.folder(), "administrators.crt", &administrators.pem());
+    administrators.client("spiffe://acme/ops").write(site.folder(), "ops");
+    let path = |name: &str| site.folder().join(name).display().to_string();
+    let files = [path("server.crt"), path("server.key"), path("administrators.crt")];
+    let site = site
+        .environment("LATCHKEY__ADMINISTRATION__LISTEN", "127.0.0.1:0")
+        .environment("LATCHKEY__ADMINISTRATION__TLS_CERTIFICATE", &files[0])
+        .environment("LATCHKEY__ADMINISTRATION__TLS_KEY", &files[1])
+        .environment("LATCHKEY__ADMINISTRATION__TLS_CLIENT_CA", &files[2])
+        .start()
+        .await;
+    let root = site.server.root_token();
+    let create = "latchkey.v1.AccountService/CreateAccount";
+    let account = r#"{"account_id": "acme", "plan": "developer"}"#;
+    let own = |client, method, json| site.grpcurl_at("administration", &root, client, method, json);
+
+    assert!(site.grpcurl("", None, AUTHORIZE, QUESTION).is_ok());
+    let elsewhere = site.grpcurl(&root, None, create, account).unwrap_err();
+    let told = "administration on administration.listen";
+    assert!(elsewhere.contains("Unimplemented") && elsewhere.contains(told), "{elsewhere}");
+
+    assert!(own(None, create, account).is_err(), "it asks for a certificate");
+    let made = own(Some("ops"), create, account);
+    assert!(made.as_ref().is_ok_and(|made| made.contains("ACTIVE")), "{made:?}");
+    let decided = own(Some("ops"), AUTHORIZE, QUESTION).unwrap_err();
+    assert!(decided.contains("decisions are served on grpc.listen"), "{decided}");
+    for (listener, client) in [("grpc", None), ("administration", Some("ops"))] {
+        let health = site.grpcurl_at(listener, "", client, "grpc.health.v1.Health/Check", "{}");
+        assert!(health.is_ok_and(|health| health.contains("SERVING")), "{listener}");
+    }
+}
+
 // --- Starting -------------------------------------------------------------------------------------
 
 /// Makes the files in a folder wrong; the authority is that of the server's certificate.

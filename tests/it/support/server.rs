@@ -61,6 +61,11 @@ impl Server {
         self.address("operations").unwrap()
     }
 
+    /// Where the listener of this name listens.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        self.address(name).unwrap()
+    }
+
     /// The path of the database.
     pub(crate) fn database(&self) -> String {
         self.store.clone()

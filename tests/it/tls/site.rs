@@ -70,11 +70,7 @@ impl Site {
     }
 
     pub(super) fn address(&self, listener: &str) -> SocketAddr {
-        match listener {
-            "grpc" => self.server.grpc(),
-            "http" => self.server.http(),
-            _ => self.server.operations(),
-        }
+        self.server.listener(listener)
     }
 
     /// The files of a client, if it has any, as options with these names.
@@ -125,6 +121,18 @@ impl Site {
         method: &str,
         json: &str,
     ) -> Result<String, String> {
+        self.grpcurl_at("grpc", token, client, method, json)
+    }
+
+    /// The real grpcurl, at one of the listeners.
+    pub(super) fn grpcurl_at(
+        &self,
+        listener: &str,
+        token: &str,
+        client: Option<&str>,
+        method: &str,
+        json: &str,
+    ) -> Result<String, String> {
         let mut command = Command::new("grpcurl");
         command.env("PATH", tools_path()).env("TOKEN", token);
         command.args(["-max-time", "20", "-connect-timeout", "5"]);
@@ -135,7 +143,7 @@ impl Site {
         }
         let output = command
             .args(["-d", json])
-            .arg(self.server.grpc().to_string())
+            .arg(self.address(listener).to_string())
             .arg(method)
             .output()
             .expect("grpcurl is installed by `./check`");
