@@ -29,6 +29,9 @@ use crate::token::{Digest, Environment};
 mod door;
 mod row;
 mod sqlite;
+mod verify;
+
+pub use verify::{Checked, Fault};
 
 /// The changes that a node keeps in mind: what a first read brings of them.
 pub const RECENT_CHANGES_MAX: usize = 100_000;
@@ -85,10 +88,23 @@ pub trait Store: Send + Sync {
 pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     match url.split_once("://") {
         Some(("sqlite", path)) => Ok(Arc::new(sqlite::SqliteStore::open(path).await?)),
-        _ => Err(StoreError::Unusable(format!(
-            "store.url `{url}`: must be `sqlite://PATH`, as in `sqlite://latchkey.db`"
-        ))),
+        _ => Err(unknown_scheme(url)),
     }
+}
+
+/// Checks that audit trail, feed and records of the store that a URL names agree, and tells each fault. The
+/// store may be in use; it is only read, as one snapshot, and nothing of it is changed.
+pub async fn verify(url: &str, mut tell: impl FnMut(Fault) + Send) -> Result<Checked, StoreError> {
+    match url.split_once("://") {
+        Some(("sqlite", path)) => sqlite::verify::verify(path.as_ref(), &mut tell).await,
+        _ => Err(unknown_scheme(url)),
+    }
+}
+
+fn unknown_scheme(url: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "store.url `{url}`: must be `sqlite://PATH`, as in `sqlite://latchkey.db`"
+    ))
 }
 
 /// Why a store could not do its part.

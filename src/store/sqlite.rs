@@ -41,6 +41,8 @@ mod query;
 
 mod trail;
 
+pub(super) mod verify;
+
 mod failure;
 
 /// How many jobs may wait for the writer; who comes after waits before the queue.

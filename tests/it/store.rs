@@ -25,6 +25,7 @@ mod concurrency;
 mod reopening;
 
 mod sqlite;
+mod verify;
 
 /// Makes a test of each case for each backend. A case is given the store; one of `places` is given the
 /// place instead, so that it can open it again or look below it.

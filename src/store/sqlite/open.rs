@@ -65,6 +65,46 @@ pub(super) async fn open(path: &str) -> Result<Opened, StoreError> {
     Ok(Opened { writer, writing, reading: reading(&path), lock })
 }
 
+/// Opens the database of this path for reading alone, whether a process uses it or not. Nothing is made
+/// where nothing is, and nothing is brought up to date.
+pub(super) async fn open_to_read(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let path = fs::canonicalize(path).map_err(|error| unusable_file(path, &error))?;
+    let mut connection = reading(&path).connect().await.map_err(|error| unusable(&path, &error))?;
+    match check_to_read(&mut connection, &path).await {
+        Ok(()) => Ok(connection),
+        Err(refused) => {
+            let _ = connection.close().await;
+            Err(refused)
+        }
+    }
+}
+
+async fn check_to_read(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let say = |error: sqlx::Error| unusable(path, &error);
+    let ours = "SELECT CAST(count(*) AS TEXT) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+    if text(connection, ours).await.map_err(say)? != "1" {
+        return Err(StoreError::Unusable(format!(
+            "the database `{}` is not one of latchkey's; name another file",
+            path.display()
+        )));
+    }
+    let schema = "SELECT CAST(max(version) AS TEXT) FROM _sqlx_migrations";
+    let schema: i64 = text(connection, schema).await.map_err(say)?.parse().unwrap_or(i64::MAX);
+    if MIGRATIONS.iter().all(|(version, ..)| *version != schema) {
+        return Err(newer_schema(path, schema));
+    }
+    check_format(connection, path).await
+}
+
+fn newer_schema(path: &Path, version: i64) -> StoreError {
+    StoreError::Unusable(format!(
+        "the database `{}` was written by a newer latchkey (its schema is {version}, this one knows {}); \
+         start that version or a newer one",
+        path.display(),
+        MIGRATIONS.len()
+    ))
+}
+
 async fn make_ready(writer: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     let version = text(writer, "SELECT sqlite_version()").await;
     check_version(&version.map_err(|error| unusable(path, &error))?)?;
@@ -242,19 +282,17 @@ async fn migrate<C: Migrate>(connection: &mut C, path: &Path) -> Result<(), Stor
     });
     let migrator = Migrator::with_migrations(migrations.into());
     migrator.run_direct(None, connection, false).await.map_err(|error| {
-        let path = path.display();
-        StoreError::Unusable(match error {
-            MigrateError::VersionMissing(version) => format!(
-                "the database `{path}` was written by a newer latchkey (its schema is {version}, this \
-                 one knows {}); start that version or a newer one",
-                MIGRATIONS.len()
-            ),
-            MigrateError::VersionMismatch(version) => format!(
-                "the database `{path}`: step {version} of its schema is not the one that was released; \
+        let shown = path.display();
+        match error {
+            MigrateError::VersionMissing(version) => newer_schema(path, version),
+            MigrateError::VersionMismatch(version) => StoreError::Unusable(format!(
+                "the database `{shown}`: step {version} of its schema is not the one that was released; \
                  start the version that wrote it"
-            ),
-            other => format!("the database `{path}`: its schema cannot be brought up to date ({other})"),
-        })
+            )),
+            other => StoreError::Unusable(format!(
+                "the database `{shown}`: its schema cannot be brought up to date ({other})"
+            )),
+        }
     })
 }
 

@@ -1,0 +1,238 @@
+//! Verification of a file, beside a server that uses it or without one: opened for reading alone, past the
+//! lock, as one snapshot.
+//!
+//! Costs: one pass over all changes by number and one over all entries by record, in memory that does not
+//! grow with them. While it goes on, the server's log cannot be cut back, and so grows with what is written.
+
+use std::path::Path;
+
+use futures_util::TryStreamExt as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection as _, Executor as _};
+
+use super::failure::{failed, unusable};
+use super::open;
+use super::rows::{account_row, get, key_row, no_feed, position, select_accounts, select_keys};
+use crate::clock::Timestamp;
+use crate::store::StoreError;
+use crate::store::row::{PositionRow, policy};
+use crate::store::verify::{
+    Checked, FeedRow, HeadRow, History, Standing, StepRow, Tell, TrailRow, Verifier,
+};
+
+/// How many records are held at once while their entries are gone through.
+const PAGE: u32 = 500;
+/// After every id.
+const PAST_ALL: &str = "\u{10ffff}";
+
+/// A kind of record: which there are, and the entries about them, both after one id and up to another.
+struct Table {
+    name: &'static str,
+    records: &'static str,
+    entries: &'static str,
+    read: fn(&SqliteRow) -> Result<Standing, StoreError>,
+}
+
+const KEYS: Table = Table {
+    name: "key",
+    records: select_keys!("WHERE id > ?1 ORDER BY id LIMIT ?2"),
+    entries: "SELECT key_id, audit.n, tag, audit.at, account_id, change, digest FROM audit \
+              LEFT JOIN changes ON changes.n = audit.n \
+              WHERE key_id > ?1 AND key_id <= ?2 ORDER BY key_id, audit.n",
+    read: |row| Ok(key_row(row)?.into_record()?.into()),
+};
+
+const ACCOUNTS: Table = Table {
+    name: "account",
+    records: select_accounts!("WHERE id > ?1 ORDER BY id LIMIT ?2"),
+    entries: "SELECT account_id, audit.n, tag, audit.at, NULL, change, NULL FROM audit \
+              LEFT JOIN changes ON changes.n = audit.n \
+              WHERE account_id > ?1 AND account_id <= ?2 AND key_id IS NULL ORDER BY account_id, audit.n",
+    read: |row| Ok(account_row(row)?.into_record()?.into()),
+};
+
+const POLICY_ENTRIES: &str = "SELECT '', audit.n, tag, audit.at, NULL, change, NULL FROM audit \
+     LEFT JOIN changes ON changes.n = audit.n \
+     WHERE account_id IS NULL AND key_id IS NULL ORDER BY audit.n";
+
+const FEED: &str = "SELECT changes.n, tag, kind, subject, changes.at, audit.at, actor, action, account_id, \
+     key_id, change, peer, request_id, \
+     EXISTS (SELECT 1 FROM keys WHERE keys.id = substr(actor, 5)) FROM changes \
+     LEFT JOIN audit ON audit.n = changes.n ORDER BY changes.n";
+
+const ENTRIES_WITHOUT_CHANGE: &str =
+    "SELECT n FROM audit WHERE NOT EXISTS (SELECT 1 FROM changes WHERE changes.n = audit.n)";
+
+/// Verifies the database of this path, and tells each fault.
+pub(in crate::store) async fn verify(path: &Path, tell: Tell<'_>) -> Result<Checked, StoreError> {
+    let mut connection = open::open_to_read(path).await?;
+    let checked = Pass { connection: &mut connection, verifier: Verifier::new(tell) }.run().await;
+    let closed = connection.close().await;
+    let checked = checked?;
+    closed.map_err(|error| unusable(path, &error))?;
+    Ok(checked)
+}
+
+struct Pass<'a> {
+    connection: &'a mut SqliteConnection,
+    verifier: Verifier<'a>,
+}
+
+impl Pass<'_> {
+    async fn run(mut self) -> Result<Checked, StoreError> {
+        // The first statement takes the snapshot, and all that follow see the same one.
+        self.connection.execute("BEGIN DEFERRED").await.map_err(failed)?;
+        self.feed().await?;
+        self.verifier.checked.keys = self.records(&KEYS).await?;
+        self.verifier.checked.accounts = self.records(&ACCOUNTS).await?;
+        self.verifier.checked.policies = self.policy().await?;
+        self.connection.execute("COMMIT").await.map_err(failed)?;
+        Ok(self.verifier.checked)
+    }
+
+    async fn feed(&mut self) -> Result<(), StoreError> {
+        let head = sqlx::query("SELECT epoch, n, tag, at FROM feed")
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(failed)?
+            .ok_or_else(no_feed)?;
+        let epoch_n_tag = PositionRow::from(position(&head, 0)?);
+        let head = HeadRow { position: epoch_n_tag, at: get(&head, 3)? };
+        self.verifier.head(&head);
+        let mut rows = sqlx::query(FEED).fetch(&mut *self.connection);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            self.verifier.change(feed_row(&row)?, trail_row(&row)?.as_ref());
+        }
+        drop(rows);
+        self.verifier.end_of_feed(&head);
+        let mut rows = sqlx::query(ENTRIES_WITHOUT_CHANGE).fetch(&mut *self.connection);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            self.verifier.entry_without_change(get(&row, 0)?);
+        }
+        Ok(())
+    }
+
+    /// All records of a kind, page by page, and between them the entries about records that are not there.
+    async fn records(&mut self, table: &Table) -> Result<u64, StoreError> {
+        let mut count = 0;
+        let mut after = String::new();
+        loop {
+            let rows = sqlx::query(table.records)
+                .bind(&after)
+                .bind(PAGE)
+                .fetch_all(&mut *self.connection)
+                .await
+                .map_err(failed)?;
+            let mut page = Vec::with_capacity(rows.len());
+            for row in &rows {
+                page.push((get::<String>(row, 0)?, (table.read)(row)));
+            }
+            count += page.len() as u64;
+            let last =
+                page.last().map(|(id, _)| id.clone()).filter(|_| page.len() == PAGE as usize);
+            let up_to = last.clone().unwrap_or_else(|| PAST_ALL.to_owned());
+            self.entries(table, &after, &up_to, page).await?;
+            match last {
+                Some(last) => after = last,
+                None => return Ok(count),
+            }
+        }
+    }
+
+    /// The records of a page, in order, with the entries about them.
+    async fn entries(
+        &mut self,
+        table: &Table,
+        after: &str,
+        up_to: &str,
+        page: Vec<(String, Result<Standing, StoreError>)>,
+    ) -> Result<(), StoreError> {
+        let history = |id: &str| History::of(format!("{} {id}", table.name));
+        let mut page = page.into_iter().peekable();
+        let mut open: Option<(String, History)> = None;
+        let mut rows =
+            sqlx::query(table.entries).bind(after).bind(up_to).fetch(&mut *self.connection);
+        loop {
+            let row = rows.try_next().await.map_err(failed)?;
+            let id: Option<String> = row.as_ref().map(|row| get(row, 0)).transpose()?;
+            // What came before this entry's record is whole, with entries or without.
+            if open.as_ref().is_some_and(|(open, _)| Some(open) != id.as_ref())
+                && let Some((id, history)) = open.take()
+            {
+                let standing =
+                    page.next_if(|(known, _)| *known == id).map(|(_, standing)| standing);
+                self.verifier.record(history, standing);
+            }
+            while let Some((id, standing)) =
+                page.next_if(|(known, _)| id.as_ref().is_none_or(|id| known < id))
+            {
+                self.verifier.record(history(&id), Some(standing));
+            }
+            let (Some(row), Some(id)) = (row, id) else { return Ok(()) };
+            open.get_or_insert_with(|| (id.clone(), history(&id))).1.step(step_row(&row)?);
+        }
+    }
+
+    async fn policy(&mut self) -> Result<u64, StoreError> {
+        let mut history = History::of("policy".to_owned());
+        let mut is_told = false;
+        let mut rows = sqlx::query(POLICY_ENTRIES).fetch(&mut *self.connection);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            history.step(step_row(&row)?);
+            is_told = true;
+        }
+        drop(rows);
+        let row = sqlx::query("SELECT epoch, n, tag, format, document, version, at FROM policy")
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(failed)?;
+        // A store that was not seeded has neither.
+        if row.is_some() || is_told {
+            self.verifier.record(history, row.as_ref().map(policy_standing));
+        }
+        Ok(u64::from(row.is_some()))
+    }
+}
+
+fn feed_row(row: &SqliteRow) -> Result<FeedRow, StoreError> {
+    Ok(FeedRow {
+        n: get(row, 0)?,
+        tag: get(row, 1)?,
+        kind: get(row, 2)?,
+        subject: get(row, 3)?,
+        at: get(row, 4)?,
+    })
+}
+
+fn trail_row(row: &SqliteRow) -> Result<Option<TrailRow>, StoreError> {
+    let Some(at) = get(row, 5)? else { return Ok(None) };
+    Ok(Some(TrailRow {
+        at,
+        actor: get(row, 6)?,
+        action: get(row, 7)?,
+        account_id: get(row, 8)?,
+        key_id: get(row, 9)?,
+        change: get(row, 10)?,
+        peer: get(row, 11)?,
+        request_id: get(row, 12)?,
+        is_actor_there: get(row, 13)?,
+    }))
+}
+
+fn step_row(row: &SqliteRow) -> Result<StepRow, StoreError> {
+    Ok(StepRow {
+        n: get(row, 1)?,
+        tag: get(row, 2)?,
+        at: get(row, 3)?,
+        account_id: get(row, 4)?,
+        change: get(row, 5)?,
+        digest: get(row, 6)?,
+    })
+}
+
+fn policy_standing(row: &SqliteRow) -> Result<Standing, StoreError> {
+    let document: String = get(row, 4)?;
+    let policy = policy(get(row, 3)?, &document)?;
+    let version = get::<i64>(row, 5)?.cast_unsigned();
+    Ok(Standing::policy(&policy, position(row, 0)?, version, Timestamp::from_micros(get(row, 6)?)))
+}

@@ -1,0 +1,366 @@
+//! Verification: a store that only the door changed is whole, and every kind of tampering is found.
+
+use std::time::Duration;
+
+use latchkey::account::AccountChange;
+use latchkey::key::{Actor, KeyChange, KeyId, NewKey};
+use latchkey::policy::Policy;
+use latchkey::store::{Checked, Command, Fault, Mutation, verify};
+
+use super::support::place::{Place, on_sqlite};
+use super::support::{
+    HOUR, Shared, at, by_id, create_account, create_command, disable, done, id, key, later,
+    mutation, new_key, rename, revoke_command, revoke_created, rotate_command, scopes, seeded, tip,
+    update_command,
+};
+
+/// A generator of numbers (`SplitMix64`), so that a failing workload can be run again by its seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).unwrap()
+    }
+
+    fn one_of<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())]
+    }
+}
+
+/// A command of any kind, about one of the keys.
+fn any_command(numbers: &mut Numbers, keys: &[KeyId]) -> Command {
+    let key = numbers.one_of(keys);
+    let account = numbers.one_of(&["acme", "other"]);
+    match numbers.below(12) {
+        0..3 => {
+            let held = numbers.one_of(&["memory:read", "memory:write", "memory:*"]);
+            let grantable_scopes = scopes(&["memory:read"]);
+            create_command(NewKey { grantable_scopes, ..new_key(account, &[held]) })
+        }
+        3 => update_command(key, disable()),
+        4 => update_command(key, rename(numbers.one_of(&["a", "b", "ü \"quoted\" \\"]))),
+        5 => {
+            let expire_time =
+                Some(Some(later(HOUR * (2 + u32::try_from(numbers.below(9)).unwrap()))));
+            let allowed_cidrs = Some(vec!["192.0.2.0/24".parse().unwrap()]);
+            let labels = Some([("team".to_owned(), "a".to_owned())].into());
+            let disabled = Some(false);
+            let change =
+                KeyChange { expire_time, allowed_cidrs, labels, disabled, ..KeyChange::default() };
+            update_command(key, change)
+        }
+        6 => rotate_command(key, numbers.one_of(&[Duration::ZERO, HOUR])),
+        7 => revoke_command(key),
+        8 => revoke_created(key),
+        9 | 10 => {
+            let suspended = numbers.below(5) == 0;
+            let change = AccountChange {
+                suspended: Some(suspended),
+                suspend_reason: Some(if suspended { "unpaid".into() } else { String::new() }),
+                ..AccountChange::default()
+            };
+            Command::UpdateAccount { id: id(account), change, expected: None }
+        }
+        _ => {
+            let mut policy = Policy::default();
+            policy.scopes[0].cost = u32::try_from(numbers.below(5)).unwrap();
+            policy.grace_ms = 60_000 + numbers.next() % 4;
+            Command::ApplyPolicy { policy, expected: None, is_dry_run: false, allow_orphans: true }
+        }
+    }
+}
+
+/// Does all kinds of things to a store, some of which are refused.
+async fn work(store: &Shared, seed: u64, steps: u32) {
+    let mut numbers = Numbers(seed);
+    let root = seeded(store).await;
+    for account in ["acme", "other"] {
+        done(store, create_account(account, "enterprise")).await;
+    }
+    let mut keys =
+        vec![key(store, mutation(create_command(new_key("acme", &["memory:read"])))).await.id];
+    for step in 0..steps {
+        let command = any_command(&mut numbers, &keys);
+        let mutation =
+            if numbers.below(3) == 0 { mutation(command) } else { by_id(root.id, command) };
+        let mutation = Mutation { seed: [u8::try_from(step % 251).unwrap(); 32], ..mutation };
+        let mutation = at(later(Duration::from_secs(u64::from(step) * 60)), mutation);
+        if let Ok(done) = store.mutate(mutation).await.unwrap() {
+            keys.extend(done.keys.iter().map(|key| key.id));
+        }
+    }
+}
+
+/// What a verification comes to.
+async fn verified(place: &Place) -> (Checked, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let checked = verify(&place.url(), |fault| faults.push(fault)).await.unwrap();
+    assert_eq!(checked.faults, faults.len() as u64);
+    (checked, faults)
+}
+
+#[tokio::test]
+async fn a_store_is_whole_whatever_was_done_to_it() {
+    for seed in 0..12 {
+        let place = on_sqlite();
+        let store = place.open().await;
+        work(&store, seed, 120).await;
+        // Beside the store that is in use, and without it.
+        let (checked, faults) = verified(&place).await;
+        assert_eq!(faults, [], "seed {seed}");
+        assert_eq!(checked.changes, tip(&store).await);
+        assert!(checked.changes > 30 && checked.keys > 10, "{checked:?}");
+        assert_eq!((checked.accounts, checked.policies), (3, 1));
+        store.close().await;
+        let before = std::fs::read(place.file()).unwrap();
+        assert_eq!(verified(&place).await, (checked, Vec::new()), "seed {seed}");
+        assert_eq!(std::fs::read(place.file()).unwrap(), before, "it only reads");
+        place.open().await.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_empty_store_is_whole() {
+    let place = on_sqlite();
+    let store = place.open().await;
+    assert_eq!(verified(&place).await, (Checked::default(), Vec::new()));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_is_whole_at_every_moment_while_it_is_written_to() {
+    let place = on_sqlite();
+    let store = place.open().await;
+    let root = seeded(&store).await;
+    done(&store, create_account("acme", "enterprise")).await;
+    let writing = store.clone();
+    let writer = tokio::spawn(async move {
+        for _ in 0..200 {
+            let made =
+                key(&writing, by_id(root.id, create_command(new_key("acme", &["memory:read"]))))
+                    .await;
+            done(&writing, by_id(root.id, rotate_command(made.id, HOUR))).await;
+        }
+    });
+    let mut seen = Vec::new();
+    while !writer.is_finished() {
+        let (checked, faults) = verified(&place).await;
+        assert_eq!(faults, []);
+        seen.push(checked.changes);
+    }
+    writer.await.unwrap();
+    assert_eq!(verified(&place).await.0.changes, tip(&store).await);
+    assert!(seen.is_sorted() && !seen.is_empty());
+    store.close().await;
+}
+
+/// What is done behind the door's back, after the triggers were dropped, and what must be said of it.
+const TAMPERING: &[(&str, &[&str])] = &[
+    ("DELETE FROM audit WHERE n = 5", &["change 5: audit entry: expected one, found none"]),
+    (
+        "DELETE FROM changes WHERE n = 5",
+        &[
+            "change 5: the feed: expected no gap",
+            "change 5: the feed: expected a change, as in the trail",
+        ],
+    ),
+    (
+        "DELETE FROM changes WHERE n IN (5, 6); DELETE FROM audit WHERE n IN (5, 6)",
+        &["changes 5 to 6: the feed: expected no gap"],
+    ),
+    (
+        // The last of all, in both: the head knows of it.
+        "DELETE FROM changes WHERE n = (SELECT n FROM feed); \
+         DELETE FROM audit WHERE n = (SELECT n FROM feed)",
+        &["feed: number of the last change: expected 8, found 9"],
+    ),
+    ("UPDATE feed SET n = 8", &["feed: number of the last change: expected 9, found 8"]),
+    ("UPDATE feed SET tag = tag + 1", &["feed: tag of the last change"]),
+    ("UPDATE feed SET at = at + 1", &["feed: time of the last change"]),
+    ("UPDATE feed SET epoch = epoch + 1", &["policy: epoch", "account acme: epoch", ": epoch"]),
+    ("UPDATE audit SET at = at + 1 WHERE n = 5", &["change 5: time in the trail"]),
+    (
+        "UPDATE changes SET at = at - 1 WHERE n = 5; UPDATE audit SET at = at - 1 WHERE n = 5",
+        &["change 5: time: expected not before", "create_time: expected"],
+    ),
+    (
+        "UPDATE audit SET key_id = (SELECT key_id FROM audit WHERE n = 3) WHERE n = 6",
+        &["change 6: subject in the trail: expected key key_", "version: expected 2, found 1"],
+    ),
+    (
+        "UPDATE audit SET account_id = 'latchkey' WHERE n = 6",
+        &["account: expected latchkey, found acme"],
+    ),
+    (
+        "UPDATE audit SET actor = 'key:key_00000000000000000000000000' WHERE n = 5",
+        &["change 5: actor: expected a key that is there, found key:key_0000"],
+    ),
+    ("UPDATE audit SET actor = 'nobody' WHERE n = 5", &["change 5: actor: expected `key:ID` or"]),
+    (
+        "UPDATE audit SET peer = 'hm_live_0000000000000000000000000000002dlYSp' WHERE n = 5",
+        &["change 5: peer: expected no token, found a token"],
+    ),
+    (
+        "UPDATE audit SET change = json_set(change, '$.after.display_name', \
+         'hm_live_0000000000000000000000000000002dlYSp') WHERE n = 5",
+        &["change 5: change in the trail: expected no token", "(not repeated: it holds a token)"],
+    ),
+    (
+        "UPDATE audit SET change = '{\"what\":1}' WHERE n = 5",
+        &["change 5: change in the trail: expected before and after"],
+    ),
+    (
+        "UPDATE audit SET change = json_set(change, '$.after.scopes[0]', 'memory:admin') WHERE n = 5",
+        &["scopes: expected [\"memory:admin\"], found [\"memory:read\"]"],
+    ),
+    (
+        "UPDATE audit SET change = json_set(change, '$.before.disabled', json('true')) WHERE n = 6",
+        &["disabled before the change (change 6): expected false, found true"],
+    ),
+    (
+        "UPDATE keys SET scopes = '[\"memory:admin\"]' WHERE account_id = 'acme' AND revoke_time IS NULL",
+        &["scopes: expected [\"memory:read\"], found [\"memory:admin\"]"],
+    ),
+    (
+        "UPDATE keys SET revoke_time = NULL, revoke_reason = NULL, revoke_comment = NULL",
+        &["revoked: expected {\"comment\":\"seen in a log\"", "found null"],
+    ),
+    (
+        "UPDATE keys SET revoke_time = revoke_time + 1 WHERE revoke_time IS NOT NULL",
+        &["revoked: expected {"],
+    ),
+    ("UPDATE keys SET disabled = 0 WHERE disabled = 1", &["disabled: expected true, found false"]),
+    ("UPDATE keys SET tag = tag + 1 WHERE account_id = 'acme'", &["tag of that change: expected"]),
+    (
+        "UPDATE keys SET n = 1 WHERE disabled = 1",
+        &["change that made it what it is: expected 6, found 1"],
+    ),
+    ("UPDATE keys SET version = 9 WHERE disabled = 1", &["version: expected 2, found 9"]),
+    (
+        "UPDATE keys SET digest = randomblob(32) WHERE disabled = 1",
+        &["digest: expected that of its changes"],
+    ),
+    ("UPDATE keys SET create_time = create_time - 1", &["create_time: expected"]),
+    ("UPDATE keys SET update_time = update_time + 1", &["update_time: expected"]),
+    (
+        "UPDATE keys SET account_id = 'latchkey' WHERE disabled = 1",
+        &["account: expected acme, found latchkey"],
+    ),
+    (
+        "UPDATE keys SET scopes = '[\"no scope\"]' WHERE disabled = 1",
+        &["the record: expected one that can be read"],
+    ),
+    (
+        "DELETE FROM keys WHERE disabled = 1",
+        &["the record: expected as its entries tell, found none"],
+    ),
+    (
+        "INSERT INTO keys SELECT 'key_00000000000000000000000000', format, version, epoch, n, tag, \
+         account_id, display_name, environment, class, scopes, grantable_scopes, randomblob(32), \
+         digest_algorithm, hint, create_time, update_time, expire_time, revoke_time, revoke_reason, \
+         revoke_comment, disabled, allowed_cidrs, labels, rotated_from, rotated_to, created_by \
+         FROM keys WHERE disabled = 1",
+        &[
+            "key key_00000000000000000000000000: the record: expected entries that tell of it, found none",
+        ],
+    ),
+    (
+        "UPDATE accounts SET plan = 'free' WHERE id = 'acme'",
+        &["account acme: plan: expected \"enterprise\""],
+    ),
+    (
+        "UPDATE accounts SET suspended = 1 WHERE id = 'acme'",
+        &["account acme: suspended: expected false"],
+    ),
+    (
+        "UPDATE policy SET document = json_set(document, '$.grace_ms', 1)",
+        &["policy: grace_ms: expected 600000, found 1"],
+    ),
+    ("UPDATE policy SET tag = tag + 1", &["policy: tag of that change"]),
+    ("UPDATE policy SET version = 7", &["policy: version: expected 1, found 7"]),
+    ("DELETE FROM policy", &["policy: the record: expected as its entries tell, found none"]),
+    (
+        // An un-revocation with an entry of its own, right in every other way.
+        "UPDATE feed SET n = 10, tag = 77; \
+         INSERT INTO changes SELECT 10, 77, kind, subject, digest, at FROM changes WHERE n = 9; \
+         INSERT INTO audit SELECT 10, at, actor, 'UpdateKey', account_id, key_id, \
+         json_object('after', json_object('revoked', NULL), 'before', \
+         json_object('revoked', json_extract(change, '$.after.revoked'))), peer, request_id \
+         FROM audit WHERE n = 9; \
+         UPDATE keys SET n = 10, tag = 77, version = version + 1, revoke_time = NULL, \
+         revoke_reason = NULL, revoke_comment = NULL WHERE revoke_time IS NOT NULL",
+        &["a revoked key (change 10): expected never changed, found changed"],
+    ),
+];
+
+const DROP_TRIGGERS: &str = "DROP TRIGGER keys_stay; DROP TRIGGER accounts_stay; \
+     DROP TRIGGER revocation_is_final; DROP TRIGGER audit_is_not_rewritten; DROP TRIGGER feed_goes_on; \
+     DROP TRIGGER audit_stays; DROP TRIGGER changes_stay; DROP TRIGGER changes_are_not_rewritten; \
+     PRAGMA ignore_check_constraints = ON";
+
+/// 1 to 4 the first contents and `acme`, 5 and 6 a key that is made and disabled, 7 a key, 8 another, which
+/// 9 revokes.
+async fn a_small_store(place: &Place) {
+    let store = place.open().await;
+    let root = seeded(&store).await;
+    done(&store, create_account("acme", "enterprise")).await;
+    let create = || by_id(root.id, create_command(new_key("acme", &["memory:read"])));
+    let first = key(&store, create()).await;
+    done(&store, by_id(root.id, update_command(first.id, disable()))).await;
+    done(&store, create()).await;
+    let last = key(&store, create()).await;
+    done(&store, by_id(root.id, revoke_command(last.id))).await;
+    assert_eq!(last.created_by, Actor::Key(root.id));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn each_kind_of_tampering_is_found_and_named() {
+    let sound = on_sqlite();
+    a_small_store(&sound).await;
+    assert_eq!(verified(&sound).await.1, []);
+    for (tampering, told) in TAMPERING {
+        let place = on_sqlite();
+        std::fs::copy(sound.file(), place.file()).unwrap();
+        place.sql(DROP_TRIGGERS).await;
+        place.sql(tampering).await;
+        let faults: Vec<_> = verified(&place).await.1.iter().map(ToString::to_string).collect();
+        for part in *told {
+            assert!(
+                faults.iter().any(|fault| fault.contains(part)),
+                "{tampering}\n{part}\n{faults:#?}"
+            );
+        }
+        assert!(!faults.concat().contains("hm_live_00000000000"), "{faults:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_store_is_not_verified() {
+    let place = on_sqlite();
+    let fault = async || verify(&place.url(), |_| ()).await.unwrap_err().to_string();
+    assert!(fault().await.contains("latchkey.db"), "there is no file");
+    assert!(!place.file().exists());
+    std::fs::write(place.file(), "").unwrap();
+    assert!(fault().await.contains("not one of latchkey's"));
+    std::fs::write(place.file(), "nothing that SQLite would know ".repeat(50)).unwrap();
+    assert!(fault().await.contains("not an SQLite database"));
+    let other = verify("postgres://host/db", |_| ()).await.unwrap_err().to_string();
+    assert!(other.contains("sqlite://PATH"), "{other}");
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_left_to_it() {
+    let place = on_sqlite();
+    a_small_store(&place).await;
+    place.sql("UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").await;
+    let error = verify(&place.url(), |_| ()).await.unwrap_err().to_string();
+    assert!(error.contains("newer latchkey"), "{error}");
+}
