@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::audit::AuditCommand;
 use self::console::{Colour, Console};
+use self::explain::ExplainArguments;
 use self::policy::PolicyCommand;
 use self::server::ServerArguments;
 use self::settings::ConfigArguments;
@@ -19,6 +21,8 @@ mod process;
 mod settings;
 mod token;
 
+mod audit;
+mod explain;
 mod health;
 mod policy;
 
@@ -76,6 +80,11 @@ enum Command {
     /// Read, check or replace the policy: scopes, plans and bounds
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Show the audit trail, or verify it
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Say which rule answers for a key, and why: now, or at an instant in the past
+    Explain(ExplainArguments),
     /// Manage the root key
     #[command(subcommand)]
     Root(RootCommand),
@@ -174,6 +183,8 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
             settings::show(arguments, environment, console)
         }
         Command::Policy(command) => policy::run(command, &environment, console),
+        Command::Audit(command) => audit::run(command, environment, console),
+        Command::Explain(arguments) => explain::run(&arguments, &environment, console),
         Command::Root(RootCommand::Reset { config, token_file }) => {
             process::reset_root(config, token_file, environment, console)
         }

@@ -45,6 +45,22 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// The rows of the table, in their order.
+    pub const ALL: [Self; 12] = [
+        Self::MissingCredential,
+        Self::MalformedCredential,
+        Self::UnknownKey,
+        Self::KeyRevoked,
+        Self::KeyDisabled,
+        Self::KeyExpired,
+        Self::AccountSuspended,
+        Self::AddressNotAllowed,
+        Self::WrongEnvironment,
+        Self::InsufficientScope,
+        Self::RateLimited,
+        Self::QuotaExceeded,
+    ];
+
     /// The word for programs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

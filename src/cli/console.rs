@@ -82,6 +82,16 @@ impl Console {
         self.answer(&tree.to_json());
     }
 
+    /// Writes a document in one line to stdout.
+    pub(super) fn line(&mut self, tree: &Tree) {
+        self.answer(&serde_json::to_string(tree).unwrap_or_default());
+    }
+
+    /// Whether what is written to stdout is read by nobody any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
     /// Writes names and values to stdout, in two columns.
     pub(super) fn answer_rows<N: AsRef<str>>(&mut self, rows: &[(N, String)]) {
         let mut table = Table::without_head();

@@ -121,6 +121,11 @@ impl Session {
         }
     }
 
+    /// Waits between two calls.
+    pub(super) fn pause(&self, span: Duration) {
+        self.runtime.block_on(tokio::time::sleep(span));
+    }
+
     async fn attempt<Q: Rpc>(&self, request: Q) -> Result<Q::Answer, Status> {
         let mut grpc = Grpc::new(self.server.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         // A status that tells of a broken connection, as an error of the call itself does.

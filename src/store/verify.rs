@@ -4,8 +4,6 @@
 //! but what the next row is compared with. What agrees with itself in all three is not found: there is
 //! no signature on any of it.
 
-use serde::Serialize;
-
 use super::StoreError;
 use super::row::PositionRow;
 use crate::account::Account;
@@ -20,7 +18,7 @@ use crate::token;
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// Something that does not agree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// Where: `change 7`, `key key_…`, `account acme`, `policy` or `feed`.
     pub place: String,
@@ -58,7 +56,7 @@ fn shown(value: &str) -> String {
 }
 
 /// What was checked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
     /// Changes of the feed, each with its entry in the trail.
     pub changes: u64,
