@@ -8,11 +8,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
+use self::account::AccountCommand;
 use self::audit::AuditCommand;
+use self::authorize::AuthorizeArguments;
 use self::console::{Colour, Console};
 use self::explain::ExplainArguments;
+use self::incident::IncidentArguments;
+use self::key::KeyCommand;
 use self::policy::PolicyCommand;
+use self::profiles::ProfileCommand;
 use self::server::ServerArguments;
 use self::settings::ConfigArguments;
 use crate::failure::Failures;
@@ -21,11 +27,19 @@ mod process;
 mod settings;
 mod token;
 
+mod account;
 mod audit;
+mod authorize;
 mod explain;
 mod health;
+mod incident;
+mod key;
 mod policy;
 
+mod completions;
+mod profiles;
+
+mod arguments;
 mod profile;
 mod receipt;
 mod refusal;
@@ -77,6 +91,16 @@ enum Command {
     /// Check or show the configuration that `serve` would run with
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make, look at, change and suspend accounts
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Make, look at, change, rotate and revoke keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Ask whether a key may do something; its token is read from stdin
+    Authorize(AuthorizeArguments),
+    /// A token has leaked: end its key and all that the key made, and report
+    Incident(IncidentArguments),
     /// Read, check or replace the policy: scopes, plans and bounds
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -90,6 +114,14 @@ enum Command {
     Root(RootCommand),
     /// Ask a server whether it serves
     Health(HealthArguments),
+    /// Keep the addresses and tokens of servers under names
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+    /// Print what a shell needs to complete these commands
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -182,6 +214,10 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
         Command::Config(ConfigCommand::Show(arguments)) => {
             settings::show(arguments, environment, console)
         }
+        Command::Account(command) => account::run(command, &environment, console),
+        Command::Key(command) => key::run(command, &environment, console),
+        Command::Authorize(arguments) => authorize::run(arguments, &environment, console),
+        Command::Incident(arguments) => incident::run(arguments, &environment, console),
         Command::Policy(command) => policy::run(command, &environment, console),
         Command::Audit(command) => audit::run(command, environment, console),
         Command::Explain(arguments) => explain::run(&arguments, &environment, console),
@@ -189,6 +225,8 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
             process::reset_root(config, token_file, environment, console)
         }
         Command::Health(arguments) => health::check(&arguments, &environment, console),
+        Command::Profile(command) => profiles::run(command, &environment, console),
+        Command::Completions { shell } => completions::print(shell, console),
     }
 }
 

@@ -147,7 +147,8 @@ fn table(entries: &[AuditEntry]) -> Table {
     table
 }
 
-fn cells(entry: &AuditEntry) -> [(String, Tone); 7] {
+/// An entry as a row of a table.
+pub(super) fn cells(entry: &AuditEntry) -> [(String, Tone); 7] {
     let plain = |text: &str| {
         let text = if text.is_empty() { "-" } else { text };
         (text.to_owned(), Tone::of_word(text))

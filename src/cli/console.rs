@@ -77,19 +77,19 @@ impl Console {
         self.write(&printable(text.trim_end()));
     }
 
-    /// Writes a document to stdout as it is, whose own syntax keeps it from playing with a terminal.
+    /// Writes a document to stdout.
     pub(super) fn json(&mut self, tree: &Tree) {
-        self.answer(&tree.to_json());
+        self.write(&tree.to_json());
+    }
+
+    /// Whether something of the answer could not be written, for whatever reason.
+    pub(super) const fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 
     /// Writes a document in one line to stdout.
     pub(super) fn line(&mut self, tree: &Tree) {
-        self.answer(&serde_json::to_string(tree).unwrap_or_default());
-    }
-
-    /// Whether what is written to stdout is read by nobody any more.
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.is_some()
+        self.write(&tree.to_json_line());
     }
 
     /// Writes names and values to stdout, in two columns.

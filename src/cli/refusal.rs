@@ -85,6 +85,11 @@ impl Refusal {
         matches!(self.no_answer(), Some(NoAnswer::Broken(_)))
     }
 
+    /// The server's own words.
+    pub(super) fn message(&self) -> &str {
+        self.status.message()
+    }
+
     /// A variable of the server's message.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
         self.status.get_details_error_info()?.metadata.remove(name)

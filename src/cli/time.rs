@@ -28,6 +28,14 @@ impl When {
         read.ok_or_else(|| format!("write {SPAN_HELP}; {INSTANT_HELP}"))
     }
 
+    /// The instant; a span leads into the future.
+    pub(super) fn after(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Instant(instant) => instant,
+            Self::Span(span) => now.after(span),
+        }
+    }
+
     /// The instant; a span leads into the past.
     pub(super) fn before(self, now: Timestamp) -> Timestamp {
         match self {
@@ -100,72 +108,7 @@ fn parse_span(text: &str) -> Option<Duration> {
 }
 
 fn parse_instant(text: &str) -> Option<Timestamp> {
-    let (date, time) = match text.split_once(['T', 't', ' ']) {
-        Some((date, time)) => (date, time),
-        None => (text, "00:00:00Z"),
-    };
-    let days = days_of(date)?;
-    let (clock, offset) = split_offset(time)?;
-    let (whole, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let [hour, minute, second] = numbers(whole, ':', [2, 2, 2])?;
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let nanos = format!("{fraction:0<9}").parse().ok()?;
-    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second - offset;
-    Timestamp::from_seconds_and_nanos(seconds, nanos)
-}
-
-/// The time of day, and by how many seconds it is ahead of UTC.
-fn split_offset(time: &str) -> Option<(&str, i64)> {
-    if let Some(clock) = time.strip_suffix(['Z', 'z']) {
-        return Some((clock, 0));
-    }
-    let at = time.rfind(['+', '-'])?;
-    let [hours, minutes] = numbers(&time[at + 1..], ':', [2, 2])?;
-    if hours > 23 || minutes > 59 {
-        return None;
-    }
-    let seconds = hours * 3_600 + minutes * 60;
-    Some((&time[..at], if time[at..].starts_with('-') { -seconds } else { seconds }))
-}
-
-/// Days since the epoch of a date of the proleptic Gregorian calendar (Howard Hinnant's algorithm).
-fn days_of(date: &str) -> Option<i64> {
-    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        2 => 28 + i64::from(is_leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=length).contains(&day) {
-        return None;
-    }
-    let shifted_year = if month > 2 { year } else { year - 1 };
-    let era = shifted_year.div_euclid(400);
-    let year_of_era = shifted_year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    Some(era * 146_097 + day_of_era - 719_468)
-}
-
-/// Exactly so many numbers of exactly so many digits, with this between them.
-fn numbers<const N: usize>(text: &str, between: char, digits: [usize; N]) -> Option<[i64; N]> {
-    let mut parts = text.split(between);
-    let mut numbers = [0; N];
-    for (number, digits) in numbers.iter_mut().zip(digits) {
-        let part = parts.next()?;
-        if part.len() != digits || !part.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        *number = part.parse().ok()?;
-    }
-    parts.next().is_none().then_some(numbers)
+    Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")))
 }
 
 #[cfg(test)]

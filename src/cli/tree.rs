@@ -1,6 +1,7 @@
 //! Messages of the API as trees of names and values, from their descriptors alone: printed as JSON in the
 //! way that protobuf prescribes and grpcurl prints, or as rows for people. A new field needs nothing here.
 
+use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use prost::{Message, Name};
@@ -11,6 +12,7 @@ use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 use serde_json::{Number, Value as Json};
 
 use super::time::{duration_text, instant_text};
+use crate::policy::has_unprintable;
 use crate::proto::FILE_DESCRIPTOR_SET;
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -52,7 +54,12 @@ impl Tree {
 
     /// As JSON, indented.
     pub(super) fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("a tree has no keys but texts")
+        escaped(&serde_json::to_string_pretty(self).expect("a tree has no keys but texts"))
+    }
+
+    /// As JSON in one line.
+    pub(super) fn to_json_line(&self) -> String {
+        escaped(&serde_json::to_string(self).expect("a tree has no keys but texts"))
     }
 
     /// Names in words and values in one line each; what is in an object bears its name in front.
@@ -77,6 +84,21 @@ impl Tree {
             }
         }
     }
+}
+
+/// JSON in which what could play with a terminal is escaped as JSON does it.
+fn escaped(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut shown, char| {
+        if char != '\n' && has_unprintable(char.encode_utf8(&mut [0; 4])) {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(char);
+        }
+        shown
+    })
 }
 
 fn joined(parts: impl Iterator<Item = String>) -> String {
@@ -112,7 +134,7 @@ fn words(name: &str) -> String {
 }
 
 /// `KEY_STATE_ACTIVE` as people say it; anything else as it is.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     const PREFIXES: [&str; 5] =
         ["KEY_STATE_", "ACCOUNT_STATE_", "ENVIRONMENT_", "REVOKE_REASON_", "DECISION_REASON_"];
     let word = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix));
@@ -295,6 +317,14 @@ mod tests {
             "labels: a=1, b=2",
         ];
         assert_eq!(rows, shown);
+    }
+
+    #[test]
+    fn json_stays_json_when_a_text_would_play_with_the_terminal() {
+        let text = "a\u{1b}[2J\u{202e}\u{7f}\n\u{e0001}";
+        let json = Tree::text(text).to_json();
+        assert!(json.is_ascii(), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 
     #[test]

@@ -1,0 +1,222 @@
+//! `latchkey incident`: a token has leaked. Ends its key and all that the key made, and tells in one report
+//! what the key could do, when and from where it was used, and what was changed with it.
+//!
+//! Ending comes first: what cannot be found out, for want of permission, stops nothing.
+
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use tonic::Code;
+use zeroize::Zeroizing;
+
+use self::report::Report;
+use self::trail::Trail;
+use super::console::{Console, Form, OutputArguments};
+use super::key::found_token;
+use super::refusal::Refusal;
+use super::server::ServerArguments;
+use super::session::Session;
+use super::time::{duration, span};
+use super::{Environment, Outcome};
+use crate::failure::{Failure, Failures};
+use crate::proto::v1::lookup_key_request::By;
+use crate::proto::v1::revoke_key_request::Target;
+use crate::proto::v1::{
+    Account, GetAccountRequest, GetKeyRequest, Key, KeyState, ListKeysRequest, LookupKeyRequest,
+    RevokeKeyRequest, RevokeReason,
+};
+
+mod report;
+mod trail;
+
+/// So many keys made by others are looked for; with more, all are revoked and not all are named.
+const DESCENDANTS_MAX: usize = 10_000;
+
+/// Which key, and how far to go.
+#[derive(Debug, Args)]
+pub(super) struct IncidentArguments {
+    /// The key, where only its id is known [default: its token is read from stdin]
+    #[arg(long, value_name = "KEY_ID")]
+    key_id: Option<String>,
+    /// A remark to keep with the key, such as where the token was found; never write a token here
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    comment: String,
+    /// How long to wait until every node has applied it
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "10s")]
+    wait: Duration,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+/// What is known of the leaked key: its token, or its id.
+enum Leaked {
+    Token(Zeroizing<String>),
+    Id(String),
+}
+
+/// What was found out, and what could not be.
+#[derive(Debug, Default)]
+struct Findings {
+    /// The key as it was found; absent if it may not be read.
+    key: Option<Key>,
+    account: Option<Account>,
+    /// The keys that it made, and that those made.
+    descendants: Vec<Key>,
+    /// Sentences for people.
+    unknown: Vec<String>,
+}
+
+/// Does what the command says.
+pub(super) fn run(
+    arguments: IncidentArguments,
+    environment: &Environment,
+    console: &mut Console,
+) -> Outcome {
+    let IncidentArguments { key_id, comment, wait, yes, output, server } = arguments;
+    let leaked = match key_id {
+        Some(key_id) => Leaked::Id(key_id),
+        None => Leaked::Token(found_token()?),
+    };
+    let session = server.open(environment)?;
+    let mut findings = Findings::default();
+    findings.key = find(&session, &leaked, &mut findings.unknown)?;
+    if let Some(key) = findings.key.clone() {
+        findings.look_around(&session, &key, console);
+    }
+    if !yes && !findings.is_over() {
+        console.note(&findings.told());
+        console.confirm("Revoke it, and every key that it made, for good?")?;
+    }
+    let target = match leaked {
+        Leaked::Token(token) => Target::Token(token.to_string()),
+        Leaked::Id(key_id) => Target::KeyId(key_id),
+    };
+    let ended = session.call(RevokeKeyRequest {
+        target: Some(target),
+        reason: RevokeReason::Compromised.into(),
+        comment,
+        wait: Some(duration(wait)),
+        revoke_created: true,
+    })?;
+    let ended_key = ended.key.clone().unwrap_or_default();
+    if findings.account.is_none() {
+        findings.ask_account(&session, &ended_key.account_id);
+    }
+    let trail = Trail::gather(&session, &ended_key, &mut findings, console);
+    let report = Report { findings, ended, trail };
+    match output.output {
+        Form::Json => console.json(&report.to_tree()),
+        Form::Table => report.print(console),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The key, if it may be read. That there is none is the end of it.
+fn find(
+    session: &Session,
+    leaked: &Leaked,
+    unknown: &mut Vec<String>,
+) -> Result<Option<Key>, Failures> {
+    let found = match leaked {
+        Leaked::Id(key_id) => {
+            session.call(GetKeyRequest { key_id: key_id.clone() }).map(|answer| answer.key)
+        }
+        Leaked::Token(token) => {
+            let by = Some(By::Token(token.to_string()));
+            match session.call(LookupKeyRequest { by }) {
+                Ok(answer) if answer.keys.is_empty() => return Err(no_such_key(session)),
+                Ok(answer) => Ok(answer.keys.into_iter().next()),
+                Err(refusal) => Err(refusal),
+            }
+        }
+    };
+    found.or_else(|refusal| {
+        not_told("the key as it was before, and the keys that it made", refusal, unknown)?;
+        Ok(None)
+    })
+}
+
+fn no_such_key(session: &Session) -> Failures {
+    let message =
+        format!("{} has no key with this token, or none that you may see", session.address());
+    Failure::new(message)
+        .help("see whether this is the right server (--profile, --address), or ask with a key of `latchkey`")
+        .into()
+}
+
+/// Notes what may not be known; anything else that is wrong is told at once.
+fn not_told(what: &str, refusal: Refusal, unknown: &mut Vec<String>) -> Result<(), Failures> {
+    if !matches!(refusal.code(), Code::PermissionDenied | Code::NotFound | Code::Unimplemented) {
+        return Err(refusal.into());
+    }
+    unknown.push(format!("{what}: {}", refusal.message()));
+    Ok(())
+}
+
+impl Findings {
+    /// Asks for all that belongs to the key. What goes wrong is noted: the key can be ended all the same.
+    fn look_around(&mut self, session: &Session, key: &Key, console: &mut Console) {
+        self.ask_account(session, &key.account_id);
+        let mut makers = VecDeque::from([key.key_id.clone()]);
+        while let Some(maker) = makers.pop_front() {
+            let created_by = format!("key:{maker}");
+            let request = ListKeysRequest { created_by, ..ListKeysRequest::default() };
+            match session.pages(request, None, console) {
+                Ok(answer) => {
+                    makers.extend(answer.keys.iter().map(|key| key.key_id.clone()));
+                    self.descendants.extend(answer.keys);
+                }
+                Err(refusal) => {
+                    self.unknown.push(format!("all keys that it made: {}", refusal.message()));
+                    return;
+                }
+            }
+            if self.descendants.len() > DESCENDANTS_MAX {
+                self.unknown.push(format!("the keys that it made, beyond {DESCENDANTS_MAX}"));
+                return;
+            }
+            console.progress(&format!("{} keys made with it so far …", self.descendants.len()));
+        }
+    }
+
+    fn ask_account(&mut self, session: &Session, account_id: &str) {
+        match session.call(GetAccountRequest { account_id: account_id.to_owned() }) {
+            Ok(answer) => self.account = answer.account,
+            Err(refusal) => {
+                self.unknown.push(format!("the account and its plan: {}", refusal.message()));
+            }
+        }
+    }
+
+    /// Whether nothing is left to be ended.
+    fn is_over(&self) -> bool {
+        let is_revoked = |key: &Key| key.state() == KeyState::Revoked;
+        self.key.as_ref().is_some_and(is_revoked)
+            && self.descendants.iter().all(is_revoked)
+            && self.unknown.is_empty()
+    }
+
+    /// What is about to be ended, for whoever is asked.
+    fn told(&self) -> String {
+        let Some(key) = &self.key else {
+            return "The key may not be read with your token; it can be revoked all the same."
+                .into();
+        };
+        let works = self.descendants.iter().filter(|key| key.state() != KeyState::Revoked).count();
+        format!(
+            "{} is `{}` of account {}, and may {}. {} keys were made with it; {works} of them still exist.",
+            key.key_id,
+            key.display_name,
+            key.account_id,
+            if key.scopes.is_empty() { "nothing".to_owned() } else { key.scopes.join(", ") },
+            self.descendants.len(),
+        )
+    }
+}
