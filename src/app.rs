@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -25,15 +24,24 @@ use crate::http;
 use crate::keyring::Keyring;
 use crate::machine::{self, MachineEntropy};
 use crate::policy::Policy;
-use crate::serve::{Bound, Limits, Listen, Protocol, Tls, Workers};
+use crate::serve::{Bound, Counters, Limits, Listen, Protocol, Tls, Workers};
 use crate::store::{self, Store};
+use crate::telemetry::LogLevels;
 use crate::token::Prefix;
 
 use self::background::Background;
+use self::stop::{Stop, wait_for};
+use self::telling::Telling;
+use self::watched::{Told, Watched};
 
 mod background;
 mod dev;
+mod readiness;
 mod root;
+mod scrape;
+mod stop;
+mod telling;
+mod watched;
 
 /// Threads of the runtime for all that is not a decision: administration, the reader, the store.
 const BACKGROUND_THREADS: usize = 2;
@@ -46,10 +54,10 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long the first read may take, with a store that is slow to wake.
 const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Runs the service until it is told to stop.
-pub fn serve(config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures> {
+/// Runs the service until it is told to stop; what is logged can be changed by `levels`.
+pub fn serve(config: Config, dev: Option<Dev>, levels: LogLevels) -> Result<ExitCode, Failures> {
     let runtime = background()?;
-    let ended = runtime.block_on(run(config, dev));
+    let ended = runtime.block_on(run(config, dev, levels));
     // Whoever told us twice to stop does not wait for what is still under way.
     runtime.shutdown_background();
     ended
@@ -84,6 +92,8 @@ pub struct Node {
     pub cache: Arc<Cache>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// What this node is called.
+    pub name: String,
 }
 
 impl Node {
@@ -110,7 +120,7 @@ impl Node {
             prefix.clone(),
             &name,
         );
-        Self { authorizer, keyring, feed, cache, clock }
+        Self { authorizer, keyring, feed, cache, clock, name }
     }
 }
 
@@ -125,7 +135,11 @@ enum End {
     Broken,
 }
 
-async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures> {
+async fn run(
+    mut config: Config,
+    dev: Option<Dev>,
+    levels: LogLevels,
+) -> Result<ExitCode, Failures> {
     let stop = Stop::listen()?;
     raise_open_files();
     // Its temporary folder goes last, when the store in it is closed.
@@ -136,8 +150,9 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
     let tls = config.load_tls()?;
     let listeners = Listeners::bind(&config, tls).await?;
 
-    let store = open(&config).await?;
-    let ended = work(&store, &config, dev.as_ref(), policy, listeners, stop).await;
+    let watched = Watched::open(&config, levels).await?;
+    let store = &watched.store;
+    let ended = work(&watched, &config, dev.as_ref(), policy, listeners, stop).await;
     // Whoever told us twice does not wait; what was answered is durable all the same.
     let is_urgent = matches!(ended, Ok(End::Hurried));
     if !is_urgent && tokio::time::timeout(CLOSE_TIME_MAX, store.close()).await.is_err() {
@@ -156,15 +171,17 @@ async fn run(mut config: Config, dev: Option<Dev>) -> Result<ExitCode, Failures>
 
 /// All that is done with an open store; whoever opened it closes it, however this ends.
 async fn work(
-    store: &Arc<dyn Store>,
+    watched: &Watched,
     config: &Config,
     dev: Option<&dev::Session>,
     policy: Option<Policy>,
     listeners: Listeners,
     stop: Stop,
 ) -> Result<End, Failures> {
+    let store: &Arc<dyn Store> = &(Arc::clone(&watched.store) as Arc<dyn Store>);
     let clock = clock(&**store).await?;
     let entropy: Arc<dyn Entropy> = Arc::new(MachineEntropy);
+    let mut telling = Telling::new(config, &watched.metrics, &clock, &entropy);
     let prefix = prefix(config)?;
     let chosen = root::Chosen::by(config, dev);
     let policy = || policy.map_or_else(|| first_policy(config, dev), Ok);
@@ -186,12 +203,15 @@ async fn work(
         Some(session) => Some(session.make_keys(&node.keyring, &**store).await?),
         None => None,
     };
-    let serving = listeners.serve(config, &node, &stop.told())?;
+    let scrape = watched.scrape(&node, &listeners, &telling);
+    let exporter = telling.export(config, &node.name, Arc::clone(&scrape), &clock)?;
+    let told = Told { observer: telling.observer, scrape, watched };
+    let serving = listeners.serve(config, &node, told, &stop.told())?;
     if let Some(lines) = &lines {
         lines.print(&serving.addresses)?;
     }
     let end = tokio::select! {
-        end = serving.until_drained(stop) => end,
+        end = serving.until_drained(node.feed.knows(), stop) => end,
         what = tasks.broken() => {
             tracing::error!(what, "a part that must go on has ended; so the process ends");
             End::Broken
@@ -201,6 +221,9 @@ async fn work(
         tasks.end().await;
         // A time that cannot be kept is only kept less late; the store itself says why it failed.
         let _ = tokio::time::timeout(LAST_TIME_MAX, store.keep_time(clock.now())).await;
+        if let Some(exporter) = exporter {
+            exporter.finish().await;
+        }
     }
     Ok(end)
 }
@@ -315,10 +338,16 @@ impl Listeners {
         listeners.into_iter().flatten().filter_map(Bound::tls).cloned()
     }
 
+    fn counters(&self) -> Vec<(&'static str, Arc<Counters>)> {
+        let bound = [&self.grpc, &self.administration, &self.http, &self.operations];
+        bound.into_iter().flatten().map(|bound| (bound.name(), bound.counters())).collect()
+    }
+
     fn serve(
         self,
         config: &Config,
         node: &Node,
+        Told { observer, scrape, watched }: Told<'_>,
         told: &watch::Receiver<u8>,
     ) -> Result<Serving, Failure> {
         let threads = usize::try_from(config.serve.threads).ok().and_then(NonZeroUsize::new);
@@ -334,6 +363,8 @@ impl Listeners {
         let callers = callers(config);
         warn_of_refusing_all(&callers, self.http.as_ref());
         let realm: Arc<str> = config.http.realm.as_str().into();
+        // With a listener of its own for administration, a call does not tell on which one it came.
+        let listener = self.grpc.as_ref().filter(|_| self.administration.is_none());
         let (health, grpc_service) = grpc::service(grpc::Parts {
             authorizer: node.authorizer.clone(),
             keyring: node.keyring.clone(),
@@ -341,9 +372,16 @@ impl Listeners {
             realm: Arc::clone(&realm),
             reflection: config.grpc.reflection,
             background: tokio::runtime::Handle::current(),
+            observer: observer.clone().at(listener),
         });
-        let http_service = http::public(node.authorizer.clone(), callers, realm);
-        let operations_service = http::operations(readiness(node, &is_draining));
+        let http_service =
+            http::public(node.authorizer.clone(), callers, realm, observer.at(self.http.as_ref()));
+        let readiness = watched.readiness(node, &is_draining);
+        let operations_service = http::operations(http::Operations {
+            checks: Arc::new(move || readiness.checks()),
+            scrape,
+            levels: watched.levels.clone(),
+        });
 
         let address = |bound: &Option<Bound>| bound.as_ref().map(|bound| bound.address().clone());
         let addresses = Addresses { grpc: address(&self.grpc), http: address(&self.http) };
@@ -407,10 +445,17 @@ enum AnyService {
 
 impl Serving {
     /// Serves until told to stop, then lets calls in flight end; told twice, it ends at once.
-    async fn until_drained(mut self, stop: Stop) -> End {
-        self.health.set_serving().await;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        wait_for(stop.told(), 1).await;
+    async fn until_drained(mut self, knows: watch::Receiver<bool>, stop: Stop) -> End {
+        let in_step = readiness::keep_in_step(&self.health, knows);
+        let told = async {
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+            wait_for(stop.told(), 1).await;
+        };
+        tokio::select! {
+            biased;
+            () = in_step => {}
+            () = told => {}
+        }
         tracing::info!(
             "stopping: no new connections; calls in flight may end (a second signal stops at once)"
         );
@@ -447,76 +492,4 @@ fn warn_of_refusing_all(callers: &grpc::Callers, http: Option<&Bound>) {
         ),
         grpc::Callers::Any | grpc::Callers::Mtls(_) => {}
     }
-}
-
-fn readiness(node: &Node, is_draining: &Arc<AtomicBool>) -> http::Readiness {
-    let (cache, is_draining) = (Arc::clone(&node.cache), Arc::clone(is_draining));
-    Arc::new(move || {
-        if is_draining.load(Ordering::Relaxed) {
-            return Err("stopping".to_owned());
-        }
-        match cache.applied() {
-            Some(_) => Ok(()),
-            None => {
-                Err("nothing of the store is known: it was not read yet, or it went back in time"
-                    .into())
-            }
-        }
-    })
-}
-
-// === Signals ===
-
-/// How often we were told to stop.
-struct Stop(watch::Receiver<u8>);
-
-impl Stop {
-    /// Counts SIGTERM, SIGINT and SIGHUP from here on; the last is what closing the terminal sends.
-    fn listen() -> Result<Self, Failure> {
-        let refused = |error| Failure::of("cannot take signals", &error);
-        let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-        let mut hang_up = if ignores_hang_up() {
-            None
-        } else {
-            Some(signal(SignalKind::hangup()).map_err(refused)?)
-        };
-        let (count, told) = watch::channel(0_u8);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                    () = received(hang_up.as_mut()) => {}
-                }
-                count.send_modify(|times| *times = times.saturating_add(1));
-            }
-        });
-        Ok(Self(told))
-    }
-
-    fn told(&self) -> watch::Receiver<u8> {
-        self.0.clone()
-    }
-}
-
-/// Whether whoever started us wants us to outlive the terminal, as `nohup` does.
-fn ignores_hang_up() -> bool {
-    const SIGHUP_BIT: u64 = 1;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    ignored.is_some_and(|mask| mask & SIGHUP_BIT != 0)
-}
-
-async fn received(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn wait_for(mut told: watch::Receiver<u8>, times: u8) {
-    // The sender lives as long as the process; should it not, that is a reason to stop as well.
-    let _ = told.wait_for(|count| *count >= times).await;
 }

@@ -14,6 +14,7 @@ use crate::decision::{Ask, Decision, Denial, Requirement, decide};
 use crate::error::{Error, Reason};
 use crate::feed::{Feed, not_ready};
 use crate::key::KeyId;
+use crate::metrics::Lookup;
 use crate::revision::Position;
 use crate::scope::expression::Expression;
 use crate::token::{self, Digest, Environment, Prefix};
@@ -80,11 +81,28 @@ impl Authorizer {
 
     /// Decides. An error means that it could not be found out, or that the question is wrong.
     pub async fn authorize(&self, question: &Question<'_>) -> Result<Decision, Error> {
+        self.authorize_noting(question, &mut Lookup::None).await
+    }
+
+    /// The same, with a note on how the cache could help.
+    pub async fn authorize_noting(
+        &self,
+        question: &Question<'_>,
+        lookup: &mut Lookup,
+    ) -> Result<Decision, Error> {
         let mut may_catch_up = true;
         for _ in 0..FETCHES_MAX {
             match self.look(question)? {
-                Looked::Decided(decision) => return Ok(*decision),
-                Looked::Miss(digest) => self.feed.fetch(digest).await?,
+                Looked::Decided(decision) => {
+                    if *lookup != Lookup::Miss {
+                        *lookup = lookup_of(&decision);
+                    }
+                    return Ok(*decision);
+                }
+                Looked::Miss(digest) => {
+                    *lookup = Lookup::Miss;
+                    self.feed.fetch(digest).await?;
+                }
                 Looked::Behind if may_catch_up => {
                     may_catch_up = false;
                     self.feed.catch_up(CATCH_UP_TIME_MAX).await;
@@ -159,6 +177,15 @@ impl Authorizer {
             return Err(Denial::MalformedCredential);
         }
         Ok(parsed.digest())
+    }
+}
+
+/// What the cache knew of the key of a decision that waited for nothing.
+const fn lookup_of(decision: &Decision) -> Lookup {
+    match (&decision.identity, decision.denial) {
+        (Some(_), _) => Lookup::Hit,
+        (None, Some(Denial::UnknownKey)) => Lookup::Negative,
+        (None, _) => Lookup::None,
     }
 }
 

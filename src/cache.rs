@@ -50,6 +50,8 @@ struct State {
     known: Option<Known>,
     /// How many reads were sent.
     sent: u64,
+    /// How many keys were dropped for want of room, before what is known now was learned.
+    evicted: u64,
     /// Subjects of commits whose outcome is not known. Kept apart from all that can be dropped.
     doubts: Vec<(u64, Doubt)>,
 }
@@ -68,6 +70,8 @@ struct Known {
     /// Keys of which is known only that what was known of them no longer holds.
     must_fetch: HashSet<Digest>,
     extent: Extent,
+    /// How many keys were dropped for want of room.
+    evicted: u64,
     /// Draws victims; where it starts does not matter.
     draws: u64,
 }
@@ -81,6 +85,19 @@ enum Extent {
     Complete,
     /// Some keys are not here.
     Partial,
+}
+
+/// How much is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Holding {
+    /// Keys.
+    pub keys: usize,
+    /// Accounts that they belong to.
+    pub accounts: usize,
+    /// Digests that were read and are nobody's.
+    pub absent: usize,
+    /// Keys dropped for want of room, since the start.
+    pub evicted: u64,
 }
 
 /// The subject of a commit whose outcome is not known.
@@ -158,7 +175,7 @@ impl Cache {
     /// An empty cache for at most so many keys.
     #[must_use]
     pub fn new(keys_max: usize) -> Self {
-        let state = State { known: None, sent: 0, doubts: Vec::new() };
+        let state = State { known: None, sent: 0, evicted: 0, doubts: Vec::new() };
         Self { state: RwLock::new(state), keys_max: keys_max.max(1) }
     }
 
@@ -196,6 +213,21 @@ impl Cache {
     pub fn len(&self) -> usize {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.known.as_ref().map_or(0, |known| known.keys.len())
+    }
+
+    /// How much is held.
+    #[must_use]
+    pub fn holding(&self) -> Holding {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = state.known.as_ref() else {
+            return Holding { evicted: state.evicted, ..Holding::default() };
+        };
+        Holding {
+            keys: known.keys.len(),
+            accounts: known.accounts.len(),
+            absent: known.absent.len(),
+            evicted: state.evicted + known.evicted,
+        }
     }
 
     /// Whether no key is in.
@@ -263,7 +295,8 @@ impl Cache {
         }
         let shown = applied.and_then(|()| state.check_own(own, is_behind));
         if shown.is_err() {
-            state.known = None;
+            let known = state.known.take();
+            state.evicted += known.map_or(0, |known| known.evicted);
         }
         shown
     }

@@ -16,11 +16,13 @@ mod load;
 mod policy_file;
 mod setting;
 mod show;
+mod telemetry;
 mod tls;
 
 pub use self::load::{Flag, Loaded, Origin, Sources};
 pub use self::policy_file::read_policy;
 pub use self::setting::{Callers, LogFormat, LogLevel, StoreUrl};
+pub use self::telemetry::{Export, Telemetry};
 pub use self::tls::{LoadedTls, Tls};
 
 use self::setting::Setting;
@@ -40,7 +42,7 @@ pub struct Config {
     pub administration: Administration,
     /// Forward authentication.
     pub http: Http,
-    /// Probes.
+    /// Probes, metrics and the log level.
     pub operations: Operations,
     /// New tokens.
     pub token: Token,
@@ -52,6 +54,8 @@ pub struct Config {
     pub serve: Serve,
     /// What is written to stderr.
     pub log: Log,
+    /// What is exported over OTLP.
+    pub telemetry: Telemetry,
 }
 
 /// Where keys and accounts are kept.
@@ -98,7 +102,7 @@ pub struct Http {
     pub tls: Tls,
 }
 
-/// Probes.
+/// Probes, metrics and the log level.
 #[derive(Debug)]
 pub struct Operations {
     /// Where they listen.
@@ -167,6 +171,20 @@ impl Config {
             cache: Cache { keys_max },
             serve: Serve { threads, connections_max, connection_age_seconds, drain_seconds },
             log: Log { level, format },
+            telemetry:
+                Telemetry {
+                    endpoint,
+                    protocol,
+                    headers,
+                    timeout_ms,
+                    service_name,
+                    resource_attributes,
+                    traces,
+                    sampler,
+                    sampler_ratio,
+                    metrics,
+                    metrics_interval_ms,
+                },
         } = self;
         vec![
             ("root_token", root_token),
@@ -202,6 +220,17 @@ impl Config {
             ("serve.drain_seconds", drain_seconds),
             ("log.level", level),
             ("log.format", format),
+            ("telemetry.endpoint", endpoint),
+            ("telemetry.protocol", protocol),
+            ("telemetry.headers", headers),
+            ("telemetry.timeout_ms", timeout_ms),
+            ("telemetry.service_name", service_name),
+            ("telemetry.resource_attributes", resource_attributes),
+            ("telemetry.traces", traces),
+            ("telemetry.sampler", sampler),
+            ("telemetry.sampler_ratio", sampler_ratio),
+            ("telemetry.metrics", metrics),
+            ("telemetry.metrics_interval_ms", metrics_interval_ms),
         ]
     }
 }

@@ -69,6 +69,38 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in their order.
+    pub const ALL: [Self; Self::Internal as usize + 1] = [
+        Self::InvalidField,
+        Self::RequestIdReused,
+        Self::MissingCredential,
+        Self::InvalidCredential,
+        Self::CallerSuspended,
+        Self::AddressNotAllowed,
+        Self::PermissionDenied,
+        Self::GrantExceeded,
+        Self::NotFound,
+        Self::AlreadyCreated,
+        Self::AccountExists,
+        Self::PlanLimitReached,
+        Self::KeyRevoked,
+        Self::KeyExpired,
+        Self::KeyRotated,
+        Self::AccountSuspended,
+        Self::ScopeInUse,
+        Self::PlanInUse,
+        Self::RevisionMismatch,
+        Self::RevisionOfAnotherEpoch,
+        Self::RevisionAhead,
+        Self::StoreUnavailable,
+        Self::NotReady,
+        Self::OutcomeUnknown,
+        Self::UnknownMethod,
+        Self::MessageTooLarge,
+        Self::DeadlineExceeded,
+        Self::Internal,
+    ];
+
     /// The word in `ErrorInfo.reason`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

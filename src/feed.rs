@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::cache::{Cache, Doubt, Fence};
 use crate::error::{Error, Reason};
+use crate::metrics::Stopwatch;
 use crate::revision::Position;
 use crate::store::{Store, StoreError};
 use crate::token::Digest;
@@ -48,6 +49,18 @@ struct SharedFeed {
     somebody_waits: Notify,
     reads_given_up: AtomicU64,
     fences: AtomicU64,
+    /// Whether the cache knows anything.
+    knows: watch::Sender<bool>,
+    progress: Mutex<Progress>,
+}
+
+/// When reads came to something.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// Since when the last read was applied.
+    pub applied: Option<Stopwatch>,
+    /// Since when reads were sent and none was applied; `None` when the last one was.
+    pub trying: Option<Stopwatch>,
 }
 
 /// Who waits for the next read.
@@ -86,6 +99,8 @@ impl Feed {
                 somebody_waits: Notify::new(),
                 reads_given_up: AtomicU64::new(0),
                 fences: AtomicU64::new(0),
+                knows: watch::Sender::new(false),
+                progress: Mutex::default(),
             }),
         }
     }
@@ -171,6 +186,18 @@ impl Feed {
         self.shared.reads_given_up.load(Ordering::Relaxed)
     }
 
+    /// Whether anything of the store is known; it changes with the first read, and with a fence.
+    #[must_use]
+    pub fn knows(&self) -> watch::Receiver<bool> {
+        self.shared.knows.subscribe()
+    }
+
+    /// When reads came to something.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        *self.shared.progress()
+    }
+
     /// How often the store was found to have gone back in time or out of order, since the start.
     #[must_use]
     pub fn fences(&self) -> u64 {
@@ -183,6 +210,10 @@ impl SharedFeed {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_awaited(&self) -> bool {
         let waiting = self.waiting();
         !waiting.shows.is_empty() || !waiting.wanted.is_empty()
@@ -191,6 +222,7 @@ impl SharedFeed {
     /// One read, for all who wait when it is sent. The error says how long to pause.
     async fn read_once(&self) -> Result<(), Duration> {
         let gathered = self.gather();
+        self.progress().trying.get_or_insert_with(Stopwatch::start);
         let halvings = self.halvings.load(Ordering::Relaxed);
         let wanted = gathered.wanted.keys().copied().collect();
         let ask = self.cache.begin_read(wanted, halvings);
@@ -214,6 +246,8 @@ impl SharedFeed {
             // Those who wait for their commits find their channels closed: it is not known here.
             return Err(self.report_fence(&fence));
         }
+        *self.progress() = Progress { applied: Some(Stopwatch::start()), trying: None };
+        self.knows.send_if_modified(|knows| !std::mem::replace(knows, true));
         if is_behind {
             // Only changes came; those who wait are for the read that catches up.
             self.put_back(gathered);
@@ -235,6 +269,7 @@ impl SharedFeed {
 
     fn report_fence(&self, fence: &Fence) -> Duration {
         self.fences.fetch_add(1, Ordering::Relaxed);
+        self.knows.send_replace(false);
         tracing::error!(
             %fence,
             "the store cannot be trusted with what it said before: this node allows nothing and starts over"

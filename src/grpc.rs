@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::keyring::Keyring;
 use crate::proto::{self, v1};
 use crate::serve::Peer;
+use crate::telemetry::Observer;
 
 mod deadline;
 mod message;
@@ -70,12 +71,14 @@ pub struct Parts {
     pub reflection: bool,
     /// Where administration runs.
     pub background: Handle,
+    /// Watches every call.
+    pub observer: Observer,
 }
 
 /// All of latchkey's gRPC services, and what is told of their health: that nothing is served yet.
 #[must_use]
 pub fn service(parts: Parts) -> (Health, Dispatch) {
-    let Parts { authorizer, keyring, callers, realm, reflection, background } = parts;
+    let Parts { authorizer, keyring, callers, realm, reflection, background, observer } = parts;
     let health = Health::new();
     let admission = Admission(authorizer.clone());
     let keys = keys::Keys::new(admission.clone(), keyring.clone());
@@ -94,7 +97,7 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
         add_reflection(&mut routes);
     }
     let strangers = Strangers::new();
-    let decisions = authorize::Decisions::new(authorizer, callers, realm);
+    let decisions = authorize::Decisions::new(authorizer, callers, realm, observer.clone());
     let dispatch = Dispatch {
         decisions: AuthorizationServiceServer::new(decisions),
         administration: Arc::new(Administration::new(
@@ -102,6 +105,7 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
             background,
             admission,
             strangers.clone(),
+            observer,
         )),
         strangers,
         offer: Offer::All,
@@ -193,7 +197,10 @@ where
             Some(method) => {
                 Box::pin(Administration::clone(&self.administration).call(method, request))
             }
-            None => Box::pin(ready(Ok(trailers_only(status::no_such_method())))),
+            None => {
+                let answer = self.administration.no_such_method(&request);
+                Box::pin(ready(Ok(answer)))
+            }
         })
     }
 }

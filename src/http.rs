@@ -1,7 +1,7 @@
 //! The HTTP coats: forward-auth for proxies, and the endpoints of operations.
 //!
-//! Requests are answered within their connection's thread, and no request's body is ever read: there is
-//! nothing in it that could matter here.
+//! Requests are answered within their connection's thread, and but for a new log level no request's body
+//! is read: there is nothing in it that could matter here.
 
 use std::sync::Arc;
 
@@ -13,24 +13,30 @@ use http::{HeaderValue, StatusCode};
 
 use crate::authorizer::Authorizer;
 use crate::grpc::Callers;
+use crate::telemetry::Observer;
 
 mod forward_auth;
 mod operations;
 
-pub use operations::Readiness;
+pub use operations::{Check, Checks, Operations, State};
 
 /// What serves one HTTP listener.
 pub type HttpService = Router;
 
 /// Forward-auth, for proxies that ask whether `callers` lets them; challenges carry this realm, which
 /// holds no quotes or backslashes.
-pub fn public(authorizer: Authorizer, callers: Callers, realm: Arc<str>) -> HttpService {
-    closed(forward_auth::router(authorizer, callers, realm))
+pub fn public(
+    authorizer: Authorizer,
+    callers: Callers,
+    realm: Arc<str>,
+    observer: Observer,
+) -> HttpService {
+    closed(forward_auth::router(authorizer, callers, realm, observer))
 }
 
-/// `/livez` and `/readyz`.
-pub fn operations(readiness: Readiness) -> HttpService {
-    closed(operations::router(readiness))
+/// `/livez`, `/readyz`, `/metrics` and `/log-level`.
+pub fn operations(parts: Operations) -> HttpService {
+    closed(operations::router(parts))
 }
 
 /// A problem as RFC 9457 has it; `reason` is the word for programs. The type is left at `about:blank`,
@@ -58,7 +64,7 @@ fn closed(router: Router) -> Router {
             problem(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path")
         })
         .method_not_allowed_fallback(|| async {
-            let told = "only GET and HEAD are answered here";
+            let told = "this path does not answer this method";
             problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", told)
         })
 }

@@ -24,6 +24,8 @@ pub mod clock;
 pub mod error;
 pub mod revision;
 
+pub mod metrics;
+
 pub mod store;
 
 pub mod cache;

@@ -40,6 +40,47 @@ pub fn wall_clock() -> Timestamp {
     Timestamp::EPOCH.after(since_epoch.unwrap_or(Duration::ZERO))
 }
 
+// === The process, as the system sees it; Linux tells, others may not. ===
+
+/// The CPU time that the process used.
+#[expect(clippy::disallowed_methods, reason = "no instant, but a measure of work")]
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    let (seconds, nanos) = (u64::try_from(tv_sec), u32::try_from(tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+}
+
+/// The memory that is resident.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Open file descriptors.
+#[must_use]
+pub fn open_files() -> Option<u64> {
+    let count = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    // The folder itself is open while it is read.
+    u64::try_from(count).ok()?.checked_sub(1)
+}
+
+/// The most file descriptors that may be open; `None` when there is no bound.
+#[must_use]
+pub fn open_files_max() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// The name of this machine.
+#[must_use]
+pub fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
+}
+
 /// The operating system's generator.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MachineEntropy;

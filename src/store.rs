@@ -33,6 +33,10 @@ mod verify;
 
 pub use verify::{Checked, Fault};
 
+mod observed;
+
+pub use observed::Observed;
+
 /// The changes that a node keeps in mind: what a first read brings of them.
 pub const RECENT_CHANGES_MAX: usize = 100_000;
 

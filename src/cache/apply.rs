@@ -36,6 +36,7 @@ impl Known {
             absent: IndexSet::with_hasher(hasher.clone()),
             must_fetch: HashSet::new(),
             extent: Extent::Loading(None),
+            evicted: 0,
             draws: hasher.hash_one(batch.position.tag),
         };
         known.remember(&batch.changes);
@@ -182,6 +183,7 @@ impl Known {
         let drawn: [usize; VICTIMS_COMPARED] = std::array::from_fn(|_| self.draw(below));
         let victim = drawn.into_iter().min_by_key(|at| self.keys[*at].last_used());
         if let Some((_, key)) = victim.and_then(|at| self.keys.swap_remove_index(at)) {
+            self.evicted += 1;
             self.give_back(&key);
         }
     }

@@ -122,6 +122,11 @@ impl<K: Hash + Eq + Clone, V> Shared<K, V> {
         Self { places: HashMap::new(), slots: Vec::new(), free: Vec::new() }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
     pub(super) fn get(&self, place: u32) -> &V {
         &self.slots[place as usize].value
     }

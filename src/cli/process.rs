@@ -21,8 +21,8 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
         refuse_dev_with_more(&loaded)?;
         refuse_another_store(&loaded)?;
     }
-    telemetry::start(&loaded.config.log);
-    app::serve(loaded.config, dev)
+    let levels = telemetry::start(&loaded.config.log);
+    app::serve(loaded.config, dev, levels)
 }
 
 /// `--dev` prints tokens, so nothing of it may be reached from elsewhere.
@@ -72,7 +72,7 @@ pub(super) fn reset_root(
         Failure::new("stdout is not a terminal: the new token could end in a log")
             .help("name a new file for it: --token-file FILE")
     })?;
-    telemetry::start(&config.log);
+    let _ = telemetry::start(&config.log);
     app::reset_root(&config, &delivery)?;
     console.answer(&match delivery {
         Delivery::File(path) => {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::setting::Given;
+use super::telemetry::{STANDARD, STANDARD_OFF};
 use crate::failure::{Failure, Failures};
 use crate::policy::catalogue::nearest;
 
@@ -22,7 +23,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct Sources {
     /// The file, if one was named.
     pub file: Option<PathBuf>,
-    /// The environment; only names that begin with `LATCHKEY__` are looked at.
+    /// The environment; only names that begin with `LATCHKEY__` are looked at, and a few of OpenTelemetry's.
     pub environment: Vec<(OsString, OsString)>,
     /// Values from the command line.
     pub flags: Vec<Flag>,
@@ -74,6 +75,7 @@ impl Config {
     /// [`Config::check`].
     pub fn load(sources: &Sources) -> Result<Loaded, Failures> {
         let mut loading = Loading::default();
+        loading.read_standard(&sources.environment);
         if let Some(path) = &sources.file {
             loading.read_file(path);
         }
@@ -98,6 +100,22 @@ struct Loading {
 }
 
 impl Loading {
+    /// OpenTelemetry's own variables; what is empty counts as unset, as it has it.
+    fn read_standard(&mut self, environment: &[(OsString, OsString)]) {
+        let find = |name: &str| {
+            let found = environment.iter().find(|(given, _)| given == name);
+            found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
+        };
+        if find(STANDARD_OFF).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return;
+        }
+        for (name, path) in STANDARD {
+            if let Some(value) = find(name) {
+                self.set_variable(path, name, value);
+            }
+        }
+    }
+
     fn read_file(&mut self, path: &Path) {
         let what = format!("the configuration file {}", path.display());
         let text = match read_bounded(path) {

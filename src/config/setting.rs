@@ -42,7 +42,7 @@ pub(super) enum Shown {
 }
 
 impl<'a> Given<'a> {
-    fn text(self) -> Option<&'a str> {
+    pub(super) fn text(self) -> Option<&'a str> {
         match self {
             Self::Toml(value) => value.as_str(),
             Self::Text(text) => Some(text),
@@ -83,7 +83,7 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-fn quoted(text: &str) -> Shown {
+pub(super) fn quoted(text: &str) -> Shown {
     Shown::Value(toml::Value::String(text.to_owned()).to_string())
 }
 
@@ -274,7 +274,7 @@ fn without_passwords(url: &str) -> String {
 }
 
 /// A field that takes one of a few words.
-trait Words: Copy + PartialEq + 'static {
+pub(super) trait Words: Copy + PartialEq + 'static {
     const ALL: &'static [(&'static str, Self)];
 
     fn read(given: Given<'_>) -> Result<Self, String> {
@@ -376,6 +376,8 @@ macro_rules! setting_of_words {
         }
     )*};
 }
+
+pub(super) use setting_of_words;
 
 setting_of_words!(LogLevel, LogFormat);
 

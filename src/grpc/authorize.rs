@@ -4,24 +4,43 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{Callers, convert, credential};
+use super::{Callers, convert, credential, status};
 use crate::authorizer::Authorizer;
 use crate::authorizer::operator::Decide;
+use crate::decision::Decision;
 use crate::error::Error;
+use crate::metrics::{Lookup, Outcome};
 use crate::proto::v1::authorization_service_server::AuthorizationService;
 use crate::proto::v1::{AuthorizeRequest, AuthorizeResponse};
 use crate::serve::Peer;
+use crate::telemetry::{Ended, Observer};
 
 /// Answers questions about keys.
 pub(super) struct Decisions {
     authorizer: Authorizer,
     callers: Callers,
     realm: Arc<str>,
+    observer: Observer,
 }
 
 impl Decisions {
-    pub(super) fn new(authorizer: Authorizer, callers: Callers, realm: Arc<str>) -> Self {
-        Self { authorizer, callers, realm }
+    pub(super) fn new(
+        authorizer: Authorizer,
+        callers: Callers,
+        realm: Arc<str>,
+        observer: Observer,
+    ) -> Self {
+        Self { authorizer, callers, realm, observer }
+    }
+
+    async fn decide(
+        &self,
+        request: &Request<AuthorizeRequest>,
+        lookup: &mut Lookup,
+    ) -> Result<Decision, Error> {
+        self.admit(request).await?;
+        let question = convert::authorization::question(request.get_ref())?;
+        self.authorizer.authorize_noting(&question, lookup).await
     }
 
     async fn admit(&self, request: &Request<AuthorizeRequest>) -> Result<(), Error> {
@@ -46,9 +65,19 @@ impl AuthorizationService for Decisions {
         &self,
         request: Request<AuthorizeRequest>,
     ) -> Result<Response<AuthorizeResponse>, Status> {
-        self.admit(&request).await?;
-        let question = convert::authorization::question(request.get_ref())?;
-        let decision = self.authorizer.authorize(&question).await?;
-        Ok(Response::new(convert::authorization::answer(decision, &self.realm)))
+        let peer = request.extensions().get::<Peer>();
+        let mut watch = self.observer.grpc_decision(request.metadata().as_ref(), peer);
+        match self.decide(&request, &mut watch.lookup).await {
+            Ok(decision) => {
+                let who = decision.identity.as_ref();
+                watch.end(Outcome::of(&decision), who, Ended::Grpc("OK"));
+                Ok(Response::new(convert::authorization::answer(decision, &self.realm)))
+            }
+            Err(error) => {
+                let told = Ended::Grpc(status::name(error.reason));
+                watch.end(Outcome::Failed(error.reason), None, told);
+                Err(error.into())
+            }
+        }
     }
 }

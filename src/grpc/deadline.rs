@@ -28,6 +28,8 @@ use super::message::Message;
 use super::method::Method;
 use super::{Admission, status};
 use crate::error::{Error, Reason};
+use crate::serve::Peer;
+use crate::telemetry::{self, Observer};
 
 /// The longest that a call of administration is waited for, whatever its caller asks. A stream counts
 /// as answered when it begins.
@@ -55,6 +57,7 @@ pub(super) struct Administration {
     strangers: Strangers,
     room: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
+    observer: Observer,
 }
 
 impl Administration {
@@ -63,18 +66,39 @@ impl Administration {
         background: Handle,
         admission: Admission,
         strangers: Strangers,
+        observer: Observer,
     ) -> Self {
         let room = Arc::new(Semaphore::new(ROOM_KIB));
         let reflections = Arc::new(Semaphore::new(REFLECTIONS_MAX));
-        Self { routes, background, admission, strangers, room, reflections }
+        Self { routes, background, admission, strangers, room, reflections, observer }
     }
 
     /// Answers a call with one message.
     pub(super) async fn call<B>(
-        mut self,
+        self,
         method: Method,
         request: Request<B>,
     ) -> Result<Response<Body>, Infallible>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin,
+    {
+        let observer = self.observer.clone();
+        let path = request.uri().path().to_owned();
+        let watch = observer.call(name(&path), request.headers(), peer(&request));
+        let answer = watch.scope(self.answer(method, request)).await;
+        watch.end(status::name_of(&answer));
+        Ok(answer)
+    }
+
+    /// Answers a call to what is not there. Its path is the caller's own, and is not repeated.
+    pub(super) fn no_such_method<B>(&self, request: &Request<B>) -> Response<Body> {
+        let watch = self.observer.call("_OTHER", request.headers(), peer(request));
+        let answer = trailers_only(status::no_such_method());
+        watch.end(status::name_of(&answer));
+        answer
+    }
+
+    async fn answer<B>(mut self, method: Method, request: Request<B>) -> Response<Body>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin,
     {
@@ -87,20 +111,18 @@ impl Administration {
         };
         let (request, place) = match read {
             Ok(read) => read,
-            Err(error) => return Ok(trailers_only(error.into())),
+            Err(error) => return trailers_only(error.into()),
         };
-        let task = self.background.spawn(async move {
-            let answer = self.routes.call(request).await;
+        let task = self.background.spawn(telemetry::carry(async move {
+            let Ok(answer) = self.routes.call(request).await;
             drop(place);
             answer
-        });
+        }));
         select! {
             biased;
-            answer = task => match answer {
-                Ok(answer) => answer,
-                Err(broken) => Ok(trailers_only(status::broken_off(&broken, method))),
-            },
-            () = &mut limit => Ok(trailers_only(status::deadline_exceeded(method))),
+            answer = task => answer
+                .unwrap_or_else(|broken| trailers_only(status::broken_off(&broken, method))),
+            () = &mut limit => trailers_only(status::deadline_exceeded(method)),
         }
     }
 
@@ -133,23 +155,32 @@ impl Administration {
     }
 
     /// Answers a call whose caller sends a stream.
-    pub(super) async fn stream<B>(
-        mut self,
-        request: Request<B>,
-    ) -> Result<Response<Body>, Infallible>
+    pub(super) async fn stream<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let observer = self.observer.clone();
+        let path = request.uri().path().to_owned();
+        let watch = observer.call(name(&path), request.headers(), peer(&request));
+        let answer = watch.scope(self.begin_stream(request)).await;
+        watch.end(status::name_of(&answer));
+        Ok(answer)
+    }
+
+    async fn begin_stream<B>(mut self, request: Request<B>) -> Response<Body>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Ok(place) = Arc::clone(&self.reflections).try_acquire_owned() else {
-            return Ok(trailers_only(full("too many callers ask for reflection").into()));
+            return trailers_only(full("too many callers ask for reflection").into());
         };
         let limit = Box::pin(sleep(REFLECTION_TIME_MAX));
         let request = request.map(|body| Timed { body, limit, _place: place });
-        match self.background.spawn(async move { self.routes.call(request).await }).await {
-            Ok(answer) => answer,
-            Err(broken) => Ok(trailers_only(status::broken_off(&broken, Method::Reflect))),
-        }
+        let task = self.background.spawn(async move { self.routes.call(request).await });
+        let answer = task.await.map(|Ok(answer)| answer);
+        answer.unwrap_or_else(|broken| trailers_only(status::broken_off(&broken, Method::Reflect)))
     }
 }
 
@@ -194,6 +225,15 @@ fn too_late() -> Error {
 
 fn full(told: &str) -> Error {
     Error::new(Reason::NotReady, told).retry_after(Duration::from_secs(1))
+}
+
+/// A method as it is counted and traced: without the slash.
+fn name(path: &str) -> &str {
+    path.strip_prefix('/').unwrap_or(path)
+}
+
+fn peer<B>(request: &Request<B>) -> Option<&Peer> {
+    request.extensions().get::<Peer>()
 }
 
 pub(super) fn trailers_only(status: Status) -> Response<Body> {

@@ -79,6 +79,38 @@ const fn code(reason: Reason) -> Code {
     }
 }
 
+/// The name of the code of a reason.
+pub(super) const fn name(reason: Reason) -> &'static str {
+    code_name(code(reason))
+}
+
+/// The name of the code of an answer. One with a message has its status at the end, and that is OK.
+pub(super) fn name_of<B>(answer: &Response<B>) -> &'static str {
+    Status::from_header_map(answer.headers()).map_or("OK", |status| code_name(status.code()))
+}
+
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
 /// A path that no service of ours has.
 pub(super) fn no_such_method() -> Status {
     Error::new(Reason::UnknownMethod, "there is no such method").into()

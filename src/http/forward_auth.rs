@@ -8,21 +8,23 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Query, State};
+use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::any;
+use axum::{Extension, Router};
 use http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use super::problem;
 use crate::authorizer::{Authorizer, Credential, Question, Required};
 use crate::decision::{Decision, Denial, Identity, PublicDenial};
 use crate::error::{Error, Reason};
 use crate::grpc::{Callers, status};
+use crate::metrics::{Lookup, Outcome};
 use crate::scope::ScopePattern;
 use crate::serve::Peer;
+use crate::telemetry::{Ended, Observer};
 use crate::token;
 use crate::token::Environment;
 
@@ -33,50 +35,83 @@ struct Parts {
     authorizer: Authorizer,
     callers: Callers,
     realm: Arc<str>,
+    observer: Observer,
 }
 
 /// `/v1/forward-auth` for any method, and nothing else.
-pub(super) fn router(authorizer: Authorizer, callers: Callers, realm: Arc<str>) -> Router {
-    let parts = Parts { authorizer, callers, realm };
+pub(super) fn router(
+    authorizer: Authorizer,
+    callers: Callers,
+    realm: Arc<str>,
+    observer: Observer,
+) -> Router {
+    let parts = Parts { authorizer, callers, realm, observer };
     Router::new().route("/v1/forward-auth", any(forward_auth)).with_state(parts)
 }
 
 async fn forward_auth(
     State(parts): State<Parts>,
     peer: Option<Extension<Peer>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let Parts { authorizer, callers, realm } = parts;
-    match &callers {
-        Callers::Any => {}
-        Callers::Mtls(names) => {
-            if let Err(error) = names.admit(peer.as_deref()) {
-                return mistake(&error.message);
+    let peer = peer.map(|Extension(peer)| peer);
+    let peer = peer.as_ref();
+    let mut watch = parts.observer.http_decision(&method, &headers, peer);
+    let asked = parts.ask(&uri, &headers, peer, &mut watch.lookup).await;
+    let (outcome, who, response) = match asked {
+        Ok(decision) => {
+            let response = answer(&decision, &parts.realm);
+            (Outcome::of(&decision), decision.identity, response)
+        }
+        Err(Unasked::Mistake(told)) => {
+            (Outcome::Failed(Reason::InvalidField), None, mistake(&told))
+        }
+        Err(Unasked::Undecided(error)) => (Outcome::Failed(error.reason), None, undecided(&error)),
+    };
+    watch.end(outcome, who.as_ref(), Ended::Http(response.status().as_u16()));
+    response
+}
+
+/// Why there is no decision.
+enum Unasked {
+    /// The proxy's configuration asks for what cannot be.
+    Mistake(String),
+    /// It was asked wrongly, or could not be found out.
+    Undecided(Error),
+}
+
+impl Parts {
+    async fn ask(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        lookup: &mut Lookup,
+    ) -> Result<Decision, Unasked> {
+        match &self.callers {
+            Callers::Any => {}
+            Callers::Mtls(names) => {
+                names.admit(peer).map_err(|error| Unasked::Mistake(error.message))?;
+            }
+            Callers::Key => {
+                let told = "forward-auth cannot tell who asks yet, and `grpc.callers` demands it: \
+                            set it to `any` where only proxies reach this listener";
+                return Err(Unasked::Mistake(told.to_owned()));
             }
         }
-        Callers::Key => {
-            return mistake(
-                "forward-auth cannot tell who asks yet, and `grpc.callers` demands it: set it to \
-                 `any` where only proxies reach this listener",
-            );
-        }
-    }
-    let asked = match Asked::read(&uri) {
-        Ok(asked) => asked,
-        Err(told) => return mistake(&told),
-    };
-    let question = Question {
-        credential: credential(&headers),
-        required: asked.scope.as_deref().map_or(Required::AuthenticateOnly, Required::Scope),
-        client_address: None,
-        environment: asked.environment,
-        cost: None,
-        min_revision: None,
-    };
-    match authorizer.authorize(&question).await {
-        Ok(decision) => answer(&decision, &realm),
-        Err(error) => undecided(&error),
+        let asked = Asked::read(uri).map_err(Unasked::Mistake)?;
+        let question = Question {
+            credential: credential(headers),
+            required: asked.scope.as_deref().map_or(Required::AuthenticateOnly, Required::Scope),
+            client_address: None,
+            environment: asked.environment,
+            cost: None,
+            min_revision: None,
+        };
+        let decision = self.authorizer.authorize_noting(&question, lookup).await;
+        decision.map_err(Unasked::Undecided)
     }
 }
 
@@ -206,7 +241,6 @@ const fn exact_detail(denial: Denial) -> &'static str {
     }
 }
 
-/// It was asked wrongly, or could not be found out.
 fn undecided(error: &Error) -> Response {
     status::log(error);
     match error.reason {
@@ -258,7 +292,6 @@ fn wrong_scope(error: &Error) -> String {
     format!("`scope`: {told}")
 }
 
-/// The proxy's configuration asks for what cannot be.
 fn mistake(told: &str) -> Response {
     tracing::debug!(told, "forward-auth was asked wrongly");
     wrong_question(told)

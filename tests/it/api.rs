@@ -163,6 +163,7 @@ impl Api {
             realm: "latchkey".into(),
             reflection: true,
             background: tokio::runtime::Handle::current(),
+            observer: latchkey::telemetry::Observer::new(Arc::default(), None),
         });
         Self { dispatch, reader, _folder: folder }
     }

@@ -203,3 +203,52 @@ fn an_address_that_others_can_reach_needs_words_that_are_told() {
     let ended = run.latchkey(&["config", "check", "--grpc-listen", "[::]:50051", "--insecure"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
+
+#[test]
+fn opentelemetrys_variables_are_read_and_ours_win() {
+    let environment = &[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_SERVICE_NAME", "keys"),
+        ("OTEL_RESOURCE_ATTRIBUTES", ""),
+        ("LATCHKEY__TELEMETRY__SERVICE_NAME", "ours"),
+    ];
+    let path = file("telemetry.toml", "[telemetry]\ntraces = \"otlp\"\n");
+    let shown =
+        Run { environment, ..Run::default() }.latchkey(&["config", "show", "--config", &path]).out;
+    for line in [
+        "endpoint = \"http://collector:4318/\" # OTEL_EXPORTER_OTLP_ENDPOINT",
+        "headers = \"[hidden]\" # OTEL_EXPORTER_OTLP_HEADERS",
+        "sampler = \"parentbased_always_on\" # OTEL_TRACES_SAMPLER",
+        "service_name = \"ours\" # LATCHKEY__TELEMETRY__SERVICE_NAME",
+        "resource_attributes = \"\" # default",
+        &format!("traces = \"otlp\" # {path}"),
+    ] {
+        assert!(shown.contains(line), "{line} is not in {shown}");
+    }
+    assert!(!shown.contains("hunter2"), "{shown}");
+
+    let disabled = [&environment[..], &[("OTEL_SDK_DISABLED", "TRUE")]].concat();
+    let shown = Run { environment: &disabled, ..Run::default() }.latchkey(&["config", "show"]).out;
+    assert!(shown.contains("# endpoint is not set") && !shown.contains("OTEL_"), "{shown}");
+}
+
+#[test]
+fn a_wrong_setting_of_telemetry_says_what_would_be_right() {
+    for (name, value, told) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "http://127.0.0.1:4318"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "one of grpc, http/protobuf"),
+        ("OTEL_TRACES_SAMPLER", "xray", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2", "a number from 0 to 1"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a", "name=value"),
+        ("LATCHKEY__TELEMETRY__HEADERS", "hunter2", "name=value"),
+        ("LATCHKEY__TELEMETRY__TIMEOUT_MS", "0", "from 10 to 60000"),
+        ("LATCHKEY__TELEMETRY__METRICS_INTERVAL_MS", "1", "from 100 to"),
+    ] {
+        let ended = check_with(&[(name, value)]);
+        assert_refused(&ended, &[name, told]);
+        assert!(!ended.err.contains("hunter2"), "{ended:?}");
+    }
+}

@@ -17,7 +17,8 @@ use latchkey::token;
 use crate::support::{Folder, Server, tools_path};
 
 /// The pages whose commands are run. A page that is not here must have none.
-const RUN: [&str; 4] = ["README.md", "docs/administration.md", "docs/keys.md", "docs/tls.md"];
+const RUN: [&str; 5] =
+    ["README.md", "docs/administration.md", "docs/keys.md", "docs/tls.md", "docs/telemetry.md"];
 /// How long the commands of one page may take, in seconds.
 const PAGE_SECONDS_MAX: &str = "120";
 /// Stands in front of a block's line number in what the shell prints.
@@ -41,6 +42,11 @@ async fn the_commands_of_the_page_on_keys_do_what_it_says() {
 #[tokio::test]
 async fn the_commands_of_the_page_on_tls_do_what_it_says() {
     run("docs/tls.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_of_the_page_on_telemetry_do_what_it_says() {
+    run("docs/telemetry.md").await;
 }
 
 #[test]
@@ -138,6 +144,7 @@ async fn run(name: &str) {
         .env("GRPC", server.grpc().to_string())
         .env("HTTP", server.http().to_string())
         .env("TLS", free_address())
+        .env("OPERATIONS", server.operations().to_string())
         .env("LIVE_KEY", server.live_key())
         .env("TEST_KEY", server.test_key())
         .stdin(Stdio::null())

@@ -17,6 +17,7 @@ mod truth;
 
 mod process;
 mod serving;
+mod telemetry;
 mod tls;
 
 mod cli;

@@ -195,9 +195,9 @@ impl Builder {
 
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Server {
+        let is_dev = self.arguments.iter().any(|argument| argument == "--dev");
         let mut server = self.launch();
         let (log, printed) = (Arc::clone(&server.log), Arc::clone(&server.printed));
-        let is_dev = server.child_is_dev();
         eventually(START_TIME_MAX, "the server is ready", || {
             if let Some(status) = server.ended() {
                 // The lock is let go before the panic, which prints the log once more on its way.
@@ -227,14 +227,6 @@ impl Builder {
         let log = gather(child.stderr.take().unwrap());
         let printed = gather(child.stdout.take().unwrap());
         Server { child, folder: self.folder, log, printed, store: self.store }
-    }
-}
-
-impl Server {
-    fn child_is_dev(&self) -> bool {
-        let arguments =
-            std::fs::read(format!("/proc/{}/cmdline", self.process_id())).unwrap_or_default();
-        arguments.split(|byte| *byte == 0).any(|argument| argument == b"--dev")
     }
 }
 

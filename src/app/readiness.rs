@@ -1,0 +1,81 @@
+//! Whether calls should be sent here: what `/readyz` says, and gRPC health in step with it.
+//!
+//! A store that is away makes no node unready while it can answer from its cache: if all nodes went at
+//! once, gateways would find nobody, where most answers could still be given.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+use crate::cache::Cache;
+use crate::feed::Feed;
+use crate::grpc::Health;
+use crate::http::{Check, State};
+use crate::store::Observed;
+
+/// What tells whether calls should be sent here.
+#[derive(Clone)]
+pub(super) struct Readiness {
+    pub(super) cache: Arc<Cache>,
+    pub(super) feed: Feed,
+    pub(super) store: Arc<Observed>,
+    pub(super) is_draining: Arc<AtomicBool>,
+}
+
+impl Readiness {
+    /// A look at everything.
+    pub(super) fn checks(&self) -> Vec<Check> {
+        vec![self.serving(), self.feed(), self.store()]
+    }
+
+    fn serving(&self) -> Check {
+        let (state, why) = if self.is_draining.load(Ordering::Relaxed) {
+            (State::Failed, "stopping: calls in flight may end, new ones should go elsewhere")
+        } else {
+            (State::Ok, "calls are answered")
+        };
+        Check { name: "serving", state, why: why.to_owned() }
+    }
+
+    fn feed(&self) -> Check {
+        let Some(applied) = self.cache.applied() else {
+            let why = "nothing of the store is known: it was not read yet, or it went back in time";
+            return Check { name: "feed", state: State::Failed, why: why.to_owned() };
+        };
+        let progress = self.feed.progress();
+        let (state, why) = match (progress.trying, progress.applied) {
+            // The last read was applied, or the next one has only just begun.
+            (Some(since), _) if since.elapsed().as_millis() >= 1_000 => {
+                (State::Degraded, format!("no read for {} s", since.elapsed().as_secs()))
+            }
+            (_, Some(since)) => (State::Ok, format!("read {} s ago", since.elapsed().as_secs())),
+            (_, None) => (State::Ok, "read".to_owned()),
+        };
+        Check { name: "feed", state, why: format!("up to change {}, {why}", applied.n) }
+    }
+
+    fn store(&self) -> Check {
+        let (state, why) = if self.store.is_up() {
+            (State::Ok, "it did its part when it was last asked")
+        } else {
+            (State::Degraded, "it cannot be reached; what is cached is answered")
+        };
+        Check { name: "store", state, why: why.to_owned() }
+    }
+}
+
+/// Tells gRPC health what the feed knows, from now until this is dropped.
+pub(super) async fn keep_in_step(health: &Health, mut knows: watch::Receiver<bool>) {
+    loop {
+        if *knows.borrow_and_update() {
+            health.set_serving().await;
+        } else {
+            health.set_not_serving().await;
+        }
+        if knows.changed().await.is_err() {
+            // The feed lives as long as whoever answers.
+            std::future::pending::<()>().await;
+        }
+    }
+}

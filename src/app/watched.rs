@@ -1,0 +1,67 @@
+//! What is there from the first step to the last of serving: the store, watched, and what watches it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::readiness::Readiness;
+use super::scrape::Sources;
+use super::telling::Telling;
+use super::{Listeners, Node, open};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::machine;
+use crate::metrics::Metrics;
+use crate::store::Observed;
+use crate::telemetry::{LogLevels, Observer, Scrape};
+
+/// The one kind of store that there is, as OpenTelemetry calls it.
+const SYSTEM: &str = "sqlite";
+
+/// The store, and what watches it.
+pub(super) struct Watched {
+    pub(super) store: Arc<Observed>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) levels: LogLevels,
+    started: Timestamp,
+}
+
+/// What the listeners tell of.
+pub(super) struct Told<'a> {
+    pub(super) observer: Observer,
+    pub(super) scrape: Scrape,
+    pub(super) watched: &'a Watched,
+}
+
+impl Watched {
+    /// Opens the store.
+    pub(super) async fn open(config: &Config, levels: LogLevels) -> Result<Self, Failure> {
+        let (started, metrics) = (machine::wall_clock(), Arc::default());
+        let store = Observed::new(open(config).await?, SYSTEM, Arc::clone(&metrics));
+        Ok(Self { store: Arc::new(store), metrics, levels, started })
+    }
+
+    /// All metrics, whenever somebody asks.
+    pub(super) fn scrape(&self, node: &Node, listeners: &Listeners, telling: &Telling) -> Scrape {
+        let sources = Sources {
+            metrics: Arc::clone(&self.metrics),
+            store: Arc::clone(&self.store),
+            cache: Arc::clone(&node.cache),
+            feed: node.feed.clone(),
+            listeners: listeners.counters(),
+            exports: telling.numbers.clone(),
+            started: self.started,
+        };
+        Arc::new(move || sources.scrape())
+    }
+
+    /// Whether calls should be sent here, whenever somebody asks.
+    pub(super) fn readiness(&self, node: &Node, is_draining: &Arc<AtomicBool>) -> Readiness {
+        Readiness {
+            cache: Arc::clone(&node.cache),
+            feed: node.feed.clone(),
+            store: Arc::clone(&self.store),
+            is_draining: Arc::clone(is_draining),
+        }
+    }
+}
