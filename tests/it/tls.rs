@@ -131,6 +131,21 @@ async fn a_client_certificate_that_is_missing_or_wrong_is_refused() {
     assert!(site.grpcurl("", Some("right"), AUTHORIZE, QUESTION).is_ok());
 
     let wrong = ["expired", "early", "purpose", "foreign", "namesake", "chained", "ours"];
+    for (name, alert) in [
+        ("expired", "certificate expired"),
+        ("early", "certificate expired"),
+        ("purpose", "unsupported certificate"),
+        ("foreign", "unknown ca"),
+        ("namesake", "decrypt error"),
+        ("chained", "unknown ca"),
+    ] {
+        let shown = [site.path(&format!("{name}.crt")), site.path(&format!("{name}.key"))];
+        let said = site.openssl("grpc", &["-tls1_2", "-cert", &shown[0], "-key", &shown[1]]);
+        assert!(said.contains(&format!("alert {alert}")), "{name}: {said}");
+    }
+    let said = site.openssl("grpc", &["-tls1_2"]);
+    assert!(said.contains(" alert ") && said.contains("SSL routines"), "{said}");
+
     let root = site.server.root_token();
     // All at once: grpcurl tries on for as long as it is given.
     std::thread::scope(|scope| {
