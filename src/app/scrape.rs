@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::feed::Feed;
 use crate::machine;
 use crate::metrics::{Metrics, Snapshot, Value, table};
-use crate::serve::Counters;
+use crate::serve::{Counters, Tls};
 use crate::store::{Observed, Store as _};
 use crate::telemetry::Numbers;
 
@@ -24,6 +24,7 @@ pub(super) struct Sources {
     pub(super) cache: Arc<Cache>,
     pub(super) feed: Feed,
     pub(super) listeners: Vec<(&'static str, Arc<Counters>)>,
+    pub(super) tls: Vec<Tls>,
     pub(super) exports: Numbers,
     pub(super) started: Timestamp,
 }
@@ -38,6 +39,7 @@ impl Sources {
         self.scrape_cache(&mut all);
         self.scrape_feed(&mut all);
         self.scrape_listeners(&mut all);
+        self.scrape_tls(&mut all);
         self.exports.collect(&mut all);
         self.scrape_process(&mut all);
         all
@@ -83,6 +85,17 @@ impl Sources {
                 ("tls_refused", tls_refused),
             ] {
                 all.add(&table::CONNECTIONS_ENDED, [*listener, cause], Value::Count(count.get()));
+            }
+        }
+    }
+
+    fn scrape_tls(&self, all: &mut Snapshot) {
+        for tls in &self.tls {
+            let listener = tls.listener();
+            let expiry = tls.not_after().since(Timestamp::EPOCH).as_secs();
+            all.add(&table::TLS_CERTIFICATE_EXPIRY, [listener], Value::Count(expiry));
+            for (result, count) in [("taken", tls.reloads()), ("refused", tls.refused_reloads())] {
+                all.add(&table::TLS_RELOADS, [listener, result], Value::Count(count));
             }
         }
     }

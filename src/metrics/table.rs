@@ -153,6 +153,12 @@ metrics! {
     CONNECTIONS_ENDED = Counter "latchkey_connections_ended_total", "latchkey.connections.ended",
         "{connection}", ["listener", "cause"],
         "Connections that this side ended: of age, because the handshake took too long, or because TLS was refused.";
+    TLS_CERTIFICATE_EXPIRY = Gauge "latchkey_tls_certificate_expiry_timestamp_seconds", "latchkey.tls.certificate.expiry",
+        "s", ["listener"],
+        "When the certificate in use expires, in seconds since the Unix epoch.";
+    TLS_RELOADS = Counter "latchkey_tls_reloads_total", "latchkey.tls.reloads",
+        "{reload}", ["listener", "result"],
+        "Changed certificate files by what became of them: taken, or refused because something in them is wrong.";
 
     TELEMETRY_SPANS = Counter "latchkey_telemetry_spans_total", "latchkey.telemetry.spans",
         "{span}", ["result"],

@@ -92,6 +92,12 @@ impl Tls {
         })))
     }
 
+    /// The name of the listener.
+    #[must_use]
+    pub fn listener(&self) -> &'static str {
+        self.0.listener
+    }
+
     /// Whether clients must show a certificate.
     #[must_use]
     pub fn demands_certificates(&self) -> bool {

@@ -187,6 +187,15 @@ async fn files_that_are_wrong_are_told_of_once_and_what_is_in_use_stays() {
     let new = site.replace_server();
     site.until_told(TAKEN, LISTENERS.len()).await;
     eventually_served(&site, "grpc", &client, &new).await;
+    let metrics = site.metrics("client");
+    let expiry = "latchkey_tls_certificate_expiry_timestamp_seconds{listener=\"grpc\"} 67090118400";
+    assert!(metrics.contains(expiry), "{metrics}");
+    for (result, count) in [("taken", 1), ("refused", 10)] {
+        let wanted = format!(
+            "latchkey_tls_reloads_total{{listener=\"http\",result=\"{result}\"}} {count}\n"
+        );
+        assert!(metrics.contains(&wanted), "{wanted}: {metrics}");
+    }
     // Each fault was looked at more than once, and told once.
     assert_eq!(site.told(NOT_TAKEN), told + LISTENERS.len());
     assert_eq!(site.told(TAKEN), LISTENERS.len());

@@ -113,6 +113,17 @@ impl Site {
         result_of(&output)
     }
 
+    /// What the operations listener tells of itself.
+    pub(super) fn metrics(&self, client: &str) -> String {
+        let output = Command::new("curl")
+            .args(["-sS", "--max-time", "20", "--cacert", &self.path("authority.crt")])
+            .args(self.shown(Some(client), ["--cert", "--key"]))
+            .arg(format!("https://{}/metrics", self.address("operations")))
+            .output()
+            .unwrap();
+        result_of(&output).unwrap()
+    }
+
     /// The real grpcurl.
     pub(super) fn grpcurl(
         &self,
