@@ -243,7 +243,7 @@ fn verify(
         };
         console.answer(&format!(
             "{verdict}: {changes} changes with their entries, {keys} keys, {accounts} accounts and \
-             {policies} policies compared."
+             {policies} policy compared."
         ));
     }
     Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

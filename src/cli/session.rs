@@ -91,7 +91,7 @@ impl Session {
             let Some(pause) = pauses.next().filter(|_| helps_to_repeat(&refusal, &request)) else {
                 return Err(refusal);
             };
-            self.runtime.block_on(tokio::time::sleep(pause));
+            self.pause(pause);
         }
     }
 
@@ -123,7 +123,8 @@ impl Session {
 
     /// Waits between two calls.
     pub(super) fn pause(&self, span: Duration) {
-        self.runtime.block_on(tokio::time::sleep(span));
+        // Within the runtime: its clock is asked for when the wait is made.
+        self.runtime.block_on(async { tokio::time::sleep(span).await });
     }
 
     async fn attempt<Q: Rpc>(&self, request: Q) -> Result<Q::Answer, Status> {

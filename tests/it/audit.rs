@@ -11,6 +11,10 @@ use tonic::{Code, Status};
 
 use crate::support::{Server, message_of, reason_of};
 
+mod explain;
+mod log;
+mod verify;
+
 /// A server with accounts `acme` and `other`, of which each has an operator who may do everything there.
 struct Office {
     server: Server,
@@ -61,7 +65,18 @@ async fn account(server: &Server, root: &str, id: &str) -> Account {
 }
 
 async fn create(server: &Server, maker: &str, account: &str, scopes: &[&str]) -> CreateKeyResponse {
-    let request = CreateKeyRequest {
+    create_with(server, maker, account, scopes, |_| ()).await
+}
+
+/// Makes a key that is wanted a little different.
+async fn create_with(
+    server: &Server,
+    maker: &str,
+    account: &str,
+    scopes: &[&str],
+    wish: impl FnOnce(&mut CreateKeyRequest),
+) -> CreateKeyResponse {
+    let mut request = CreateKeyRequest {
         account_id: account.into(),
         display_name: "a key".into(),
         environment: Environment::Live.into(),
@@ -69,6 +84,7 @@ async fn create(server: &Server, maker: &str, account: &str, scopes: &[&str]) ->
         request_id: a_request_id(),
         ..Default::default()
     };
+    wish(&mut request);
     server.keys(maker).await.create_key(request).await.unwrap().into_inner()
 }
 

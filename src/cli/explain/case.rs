@@ -225,9 +225,8 @@ impl Case {
     /// Judges.
     pub(super) fn explain(&self, ask: &Ask) -> Result<Explanation, Failure> {
         let read = |error: Unreadable| unreadable(&Failure::of("the trail", &error));
-        if !self.policy.past.is_made() {
-            let message = format!("at {} there was no policy yet", shown(self.at));
-            return Err(Failure::new(message).help("name a later instant"));
+        if !self.key.past.is_made() && !self.policy.past.is_made() {
+            return Ok(self.unknown(|_| "a credential was given".to_owned()));
         }
         let policy = policy_then(self.policy.past.fields()).map_err(read)?;
         let catalogue = Catalogue::compile(policy, "policy.")
@@ -241,18 +240,10 @@ impl Case {
                 )
             })?),
         };
-        let key = match self.key.past.is_made() {
-            true => Some(KeyThen::of(self.key.past.fields()).map_err(read)?),
-            false => None,
-        };
-        let Some(key) = key else {
-            let why = match self.key.entries.first() {
-                Some(_) => format!("the key was made later, at {}", self.key.at(0)),
-                None => "there is no such key".to_owned(),
-            };
-            let passed = |denial| self.before_the_key(denial, &catalogue);
-            return Ok(self.explanation(Some(Denial::UnknownKey), passed, why));
-        };
+        if !self.key.past.is_made() {
+            return Ok(self.unknown(|denial| self.before_the_key(denial, &catalogue)));
+        }
+        let key = KeyThen::of(self.key.past.fields()).map_err(read)?;
         let suspended = suspended_then(self.account.past.fields()).map_err(read)?;
         let judged = Judged {
             case: self,
@@ -268,6 +259,15 @@ impl Case {
             None => judged.why(Denial::InsufficientScope),
         };
         Ok(self.explanation(answer, |denial| judged.why(denial), why))
+    }
+
+    /// Before the key was made.
+    fn unknown(&self, passed: impl Fn(Denial) -> String) -> Explanation {
+        let why = match self.key.entries.first() {
+            Some(_) => format!("the key was made later, at {}", self.key.at(0)),
+            None => "there is no such key".to_owned(),
+        };
+        self.explanation(Some(Denial::UnknownKey), passed, why)
     }
 
     fn explanation(
