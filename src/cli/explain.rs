@@ -103,7 +103,7 @@ pub(super) fn run(
         }),
     };
     let explanation = match target {
-        Target::Malformed(fault) => Explanation::of_malformed(&fault, at),
+        Target::Malformed(fault) => Explanation::of_malformed(fault, at),
         Target::Key(_) | Target::Token(_) => {
             explain(&server.open(environment)?, &target, &ask, at, console)?
         }
@@ -173,7 +173,7 @@ fn explain(
     };
     for contradiction in case.contradictions() {
         console.note(&format!(
-            "The audit trail contradicts itself ({contradiction}): `latchkey audit verify` says more."
+            "The audit trail contradicts itself, on {contradiction}: `latchkey audit verify` says more."
         ));
     }
     Ok(case.explain(ask)?)

@@ -61,7 +61,9 @@ impl Keyring {
         };
         let found = self.store.audit(&query).await?;
         let next_page_token = match found.entries.last() {
-            Some(last) if found.has_more => page::write(&binding, &last.revision.n.to_string()),
+            Some(Entry { revision, .. }) if found.has_more => {
+                page::write(&binding, &revision.n.to_string())
+            }
             Some(_) | None => String::new(),
         };
         Ok(Page { items: found.entries, next_page_token })

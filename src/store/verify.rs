@@ -123,12 +123,12 @@ impl<'a> Verifier<'a> {
     }
 
     /// Notes what differs.
-    fn check<T: PartialEq + std::fmt::Display>(
+    fn check<T: PartialEq + std::fmt::Display + ?Sized>(
         &mut self,
         place: &str,
         what: &str,
-        expected: T,
-        found: T,
+        expected: &T,
+        found: &T,
     ) {
         if expected != found {
             let contradiction = Contradiction::new(what, expected.to_string(), found.to_string());
@@ -168,7 +168,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn entry(&mut self, place: &str, change: &FeedRow, entry: &TrailRow) {
-        self.check(place, "time in the trail", instant(change.at), instant(entry.at));
+        self.check(place, "time in the trail", &instant(change.at), &instant(entry.at));
         let subject = match (&entry.key_id, &entry.account_id) {
             (Some(key), Some(_)) => ("key", key.as_str()),
             (None, Some(account)) => ("account", account.as_str()),
@@ -177,7 +177,7 @@ impl<'a> Verifier<'a> {
         };
         let told = |(kind, id): (&str, &str)| format!("{kind} {id}").trim_end().to_owned();
         let of_feed = told((&change.kind, &change.subject));
-        self.check(place, "subject in the trail", of_feed, told(subject));
+        self.check(place, "subject in the trail", &of_feed, &told(subject));
         match Actor::parse(&entry.actor) {
             Some(Actor::Key(_)) if !entry.is_actor_there => {
                 self.fault(place, Contradiction::new("actor", "a key that is there", &entry.actor));
@@ -216,10 +216,10 @@ impl<'a> Verifier<'a> {
     pub(super) fn end_of_feed(&mut self, head: &HeadRow) {
         let (n, tag, at) = self.last.take().map_or((0, 0, 0), |last| (last.n, last.tag, last.at));
         let HeadRow { position, at: head_at } = head;
-        self.check("feed", "number of the last change", n, position.n);
+        self.check("feed", "number of the last change", &n, &position.n);
         if n == position.n {
-            self.check("feed", "tag of the last change", hex(tag), hex(position.tag));
-            self.check("feed", "time of the last change", instant(at), instant(*head_at));
+            self.check("feed", "tag of the last change", &hex(tag), &hex(position.tag));
+            self.check("feed", "time of the last change", &instant(at), &instant(*head_at));
         }
     }
 
@@ -260,21 +260,22 @@ impl<'a> Verifier<'a> {
             }
         }
         let PositionRow { epoch, n, tag } = revision.into();
-        self.check(&place, "epoch", hex(self.epoch), hex(epoch));
-        self.check(&place, "change that made it what it is", last.n, n);
+        self.check(&place, "epoch", &hex(self.epoch), &hex(epoch));
+        self.check(&place, "change that made it what it is", &last.n, &n);
         if let Some(expected) = last.tag {
-            self.check(&place, "tag of that change", hex(expected), hex(tag));
+            self.check(&place, "tag of that change", &hex(expected), &hex(tag));
         }
-        self.check(&place, "version", past.entries() as u64, version);
+        self.check(&place, "version", &(past.entries() as u64), &version);
         if let Some(create_time) = create_time {
-            self.check(&place, "create_time", instant(first_at), instant(create_time.micros()));
+            let created = instant(create_time.micros());
+            self.check(&place, "create_time", &instant(first_at), &created);
         }
         let updated = instant(update_time.micros());
-        self.check(&place, "update_time", instant(last.at), updated);
+        self.check(&place, "update_time", &instant(last.at), &updated);
         if let Some(account) = account
             && let Some(other) = accounts.into_iter().find(|other| *other != account)
         {
-            self.check(&place, "account", other, account);
+            self.check(&place, "account", &other, &account);
         }
         if let Some(digest) = digest
             && digests.iter().any(|other| *other != digest)

@@ -72,9 +72,7 @@ impl History {
             let time = time.unwrap_or(Timestamp::EPOCH);
             if time <= at {
                 let found = history.past.step(&change).into_iter();
-                history.contradictions.extend(
-                    found.map(|it| format!("{}: {} or {}", it.what, it.expected, it.found)),
-                );
+                history.contradictions.extend(found.map(|it| it.what));
             } else {
                 history.later.push((change, history.entries.len()));
             }
@@ -156,7 +154,7 @@ pub(super) struct Explanation {
 
 impl Explanation {
     /// Of what is no token.
-    pub(super) fn of_malformed(fault: &Malformed, at: Timestamp) -> Self {
+    pub(super) fn of_malformed(fault: Malformed, at: Timestamp) -> Self {
         Self::of_none(Denial::MalformedCredential, at, fault.to_string())
     }
 
@@ -295,7 +293,7 @@ impl Case {
             for row in &mut rows {
                 if matches!(row.denial, Denial::MissingCredential | Denial::MalformedCredential) {
                     row.verdict = Verdict::NotLookedAt;
-                    row.why = "an id was named, and no token".to_owned();
+                    "an id was named, and no token".clone_into(&mut row.why);
                 }
             }
         }
