@@ -5,9 +5,10 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::case::{Ask, Case, Explanation, History, Need, Row, Verdict};
+use super::arguments::EnvironmentName;
 use super::console::{Console, Form, OutputArguments};
 use super::server::ServerArguments;
 use super::session::Session;
@@ -42,7 +43,7 @@ pub(super) struct ExplainArguments {
     at: Option<When>,
     /// The environment that the request demands
     #[arg(long, value_name = "ENVIRONMENT", value_enum)]
-    environment: Option<EnvironmentArgument>,
+    environment: Option<EnvironmentName>,
     /// The address that the request comes from
     #[arg(long, value_name = "ADDRESS")]
     client_address: Option<IpAddr>,
@@ -54,12 +55,6 @@ pub(super) struct ExplainArguments {
 
 fn at_help() -> String {
     format!("As it was then [default: now]: {} (ago); {}", time::SPAN_HELP, time::INSTANT_HELP)
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EnvironmentArgument {
-    Live,
-    Test,
 }
 
 /// What was named.
@@ -98,8 +93,8 @@ pub(super) fn run(
         need: scope.clone().map_or(Need::Identity, Need::Scope),
         client_address: *client_address,
         environment: wanted.map(|wanted| match wanted {
-            EnvironmentArgument::Live => token::Environment::Live,
-            EnvironmentArgument::Test => token::Environment::Test,
+            EnvironmentName::Live => token::Environment::Live,
+            EnvironmentName::Test => token::Environment::Test,
         }),
     };
     let explanation = match target {

@@ -17,8 +17,14 @@ use latchkey::token;
 use crate::support::{Folder, Server, tools_path};
 
 /// The pages whose commands are run. A page that is not here must have none.
-const RUN: [&str; 5] =
-    ["README.md", "docs/administration.md", "docs/keys.md", "docs/tls.md", "docs/telemetry.md"];
+const RUN: [&str; 6] = [
+    "README.md",
+    "docs/administration.md",
+    "docs/audit.md",
+    "docs/keys.md",
+    "docs/tls.md",
+    "docs/telemetry.md",
+];
 /// How long the commands of one page may take, in seconds.
 const PAGE_SECONDS_MAX: &str = "120";
 /// Stands in front of a block's line number in what the shell prints.
@@ -32,6 +38,11 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 #[tokio::test]
 async fn the_commands_of_the_page_on_administration_do_what_it_says() {
     run("docs/administration.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_of_the_page_on_the_audit_trail_do_what_it_says() {
+    run("docs/audit.md").await;
 }
 
 #[tokio::test]
@@ -145,6 +156,7 @@ async fn run(name: &str) {
         .env("HTTP", server.http().to_string())
         .env("TLS", free_address())
         .env("OPERATIONS", server.operations().to_string())
+        .env("STORE_URL", format!("sqlite://{}", server.database()))
         .env("LIVE_KEY", server.live_key())
         .env("TEST_KEY", server.test_key())
         .stdin(Stdio::null())
