@@ -75,7 +75,14 @@ pub struct Dev {
 #[command(name = "latchkey", version, arg_required_else_help = true)]
 struct Arguments {
     /// When to colour
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Output",
+        value_name = "WHEN",
+        value_enum,
+        default_value_t = Colour::Auto
+    )]
     color: Colour,
     #[command(subcommand)]
     command: Command,
@@ -226,7 +233,10 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
         }
         Command::Health(arguments) => health::check(&arguments, &environment, console),
         Command::Profile(command) => profiles::run(command, &environment, console),
-        Command::Completions { shell } => completions::print(shell, console),
+        Command::Completions { shell } => {
+            completions::print(shell, console);
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

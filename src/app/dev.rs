@@ -253,6 +253,7 @@ impl Lines<'_> {
             let _ = writeln!(
                 text,
                 "\nAdminister:\n\n  export LATCHKEY_TOKEN={}\n  \
+                 latchkey key list --account {ACCOUNT} --address {grpc}\n  \
                  grpcurl -plaintext -expand-headers -H 'authorization: Bearer ${{LATCHKEY_TOKEN}}' -d '{{\"account_id\":\"{ACCOUNT}\"}}' {grpc} latchkey.v1.KeyService/ListKeys\n",
                 self.session.root_token(),
             );

@@ -146,7 +146,8 @@ pub(super) fn run(
         AccountCommand::Create(arguments) => create(arguments, environment, console),
         AccountCommand::Get { account_id, output, server } => {
             let answer = server.open(environment)?.call(GetAccountRequest { account_id })?;
-            show(&answer, answer.account.as_ref(), output, console)
+            show(&answer, answer.account.as_ref(), output, console);
+            Ok(ExitCode::SUCCESS)
         }
         AccountCommand::List(arguments) => list(arguments, environment, console),
         AccountCommand::Update(arguments) => update(arguments, environment, console),
@@ -154,7 +155,8 @@ pub(super) fn run(
         AccountCommand::Resume { account_id, output, server } => {
             let account = Account { account_id, ..Account::default() };
             let session = server.open(environment)?;
-            show_change(&change_suspension(&session, account)?, output, console)
+            show_change(&change_suspension(&session, account)?, output, console);
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -182,7 +184,8 @@ fn create(arguments: CreateArguments, environment: &Environment, console: &mut C
         }
         Err(refusal) => return Err(refusal.into()),
     };
-    show(&answer, answer.account.as_ref(), output, console)
+    show(&answer, answer.account.as_ref(), output, console);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(arguments: ListArguments, environment: &Environment, console: &mut Console) -> Outcome {
@@ -251,7 +254,8 @@ fn update(arguments: UpdateArguments, environment: &Environment, console: &mut C
     };
     let update_mask = Some(FieldMask { paths });
     let request = UpdateAccountRequest { account: Some(account), update_mask, expected_revision };
-    show_change(&server.open(environment)?.call(request)?, output, console)
+    show_change(&server.open(environment)?.call(request)?, output, console);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn suspend(
@@ -266,7 +270,8 @@ fn suspend(
     }
     let account =
         Account { account_id, suspended: true, suspend_reason: reason, ..Account::default() };
-    show_change(&change_suspension(&session, account)?, output, console)
+    show_change(&change_suspension(&session, account)?, output, console);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn change_suspension(
@@ -281,18 +286,13 @@ fn change_suspension(
     })?)
 }
 
-fn show_change(
-    answer: &UpdateAccountResponse,
-    output: OutputArguments,
-    console: &mut Console,
-) -> Outcome {
-    show(answer, answer.account.as_ref(), output, console)?;
+fn show_change(answer: &UpdateAccountResponse, output: OutputArguments, console: &mut Console) {
+    show(answer, answer.account.as_ref(), output, console);
     if output.output == Form::Table
         && let Some(receipt) = &answer.receipt
     {
         console.answer_rows(&receipt::rows(receipt));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn show<M: Message + Name>(
@@ -300,13 +300,12 @@ fn show<M: Message + Name>(
     account: Option<&Account>,
     output: OutputArguments,
     console: &mut Console,
-) -> Outcome {
+) {
     match output.output {
         Form::Json => console.json(&Tree::of(answer)),
         Form::Table => {
-            console
-                .answer_rows(&account.map(|account| Tree::of(account).rows()).unwrap_or_default());
+            let rows = account.map(|account| Tree::of(account).rows()).unwrap_or_default();
+            console.answer_rows(&rows);
         }
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -1,17 +1,14 @@
 //! `latchkey completions`: what a shell needs to complete our command line.
 
-use std::process::ExitCode;
-
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
+use super::Arguments;
 use super::console::Console;
-use super::{Arguments, Outcome};
 
 /// Prints the script for this shell.
-pub(super) fn print(shell: Shell, console: &mut Console) -> Outcome {
+pub(super) fn print(shell: Shell, console: &mut Console) {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "latchkey", &mut script);
     console.answer(&String::from_utf8_lossy(&script));
-    Ok(ExitCode::SUCCESS)
 }

@@ -35,6 +35,7 @@ pub(super) enum Form {
 
 /// How an answer is to look.
 #[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Output")]
 pub(super) struct OutputArguments {
     /// The form of the answer
     #[arg(long, short, value_name = "FORM", value_enum, default_value_t = Form::Table)]

@@ -11,7 +11,7 @@ use clap::Args;
 use tonic::Code;
 use zeroize::Zeroizing;
 
-use self::report::Report;
+use self::report::{Report, counted};
 use self::trail::Trail;
 use super::console::{Console, Form, OutputArguments};
 use super::key::found_token;
@@ -106,9 +106,10 @@ pub(super) fn run(
         revoke_created: true,
     })?;
     let ended_key = ended.key.clone().unwrap_or_default();
-    if findings.account.is_none() {
+    if findings.key.is_none() {
         findings.ask_account(&session, &ended_key.account_id);
     }
+    findings.add_late(&session, &ended_key.key_id, &ended.revoked_key_ids);
     let trail = Trail::gather(&session, &ended_key, &mut findings, console);
     let report = Report { findings, ended, trail };
     match output.output {
@@ -186,6 +187,19 @@ impl Findings {
         }
     }
 
+    /// Adds those that were made after we had asked: they are revoked all the same.
+    fn add_late(&mut self, session: &Session, key_id: &str, revoked: &[String]) {
+        let known =
+            |id: &String| id == key_id || self.descendants.iter().any(|it| it.key_id == *id);
+        let late: Vec<_> = revoked.iter().filter(|id| !known(id)).cloned().collect();
+        for key_id in late {
+            match session.call(GetKeyRequest { key_id: key_id.clone() }) {
+                Ok(answer) => self.descendants.extend(answer.key),
+                Err(refusal) => self.unknown.push(format!("{key_id}: {}", refusal.message())),
+            }
+        }
+    }
+
     fn ask_account(&mut self, session: &Session, account_id: &str) {
         match session.call(GetAccountRequest { account_id: account_id.to_owned() }) {
             Ok(answer) => self.account = answer.account,
@@ -210,13 +224,15 @@ impl Findings {
                 .into();
         };
         let works = self.descendants.iter().filter(|key| key.state() != KeyState::Revoked).count();
-        format!(
-            "{} is `{}` of account {}, and may {}. {} keys were made with it; {works} of them still exist.",
-            key.key_id,
-            key.display_name,
-            key.account_id,
-            if key.scopes.is_empty() { "nothing".to_owned() } else { key.scopes.join(", ") },
-            self.descendants.len(),
-        )
+        let made = match self.descendants.len() {
+            0 => "No key was made with it.".to_owned(),
+            all => {
+                format!("{} were made with it, of which {works} not revoked.", counted(all, "key"))
+            }
+        };
+        let scopes =
+            if key.scopes.is_empty() { "nothing".to_owned() } else { key.scopes.join(", ") };
+        let Key { key_id, display_name, account_id, .. } = key;
+        format!("{key_id} is `{display_name}` of account {account_id}, and may {scopes}. {made}")
     }
 }

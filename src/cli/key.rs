@@ -45,7 +45,7 @@ pub(super) enum KeyCommand {
     },
     /// Find keys by a token, read from stdin, or by a hint
     Lookup {
-        /// The hint that somebody was shown, as in hm_live_Ab12...Yz89; without it, a token is read
+        /// The hint that somebody was shown, of four characters at each end; without it, a token is read
         #[arg(long)]
         hint: Option<String>,
         #[command(flatten)]

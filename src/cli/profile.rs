@@ -134,7 +134,8 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 /// A file with a secret that others can read is refused before the secret is used.
 pub(super) fn refuse_open_to_others(path: &Path) -> Result<(), Failure> {
     let metadata = path.metadata().map_err(|error| unreadable(path, &error))?;
-    if metadata.permissions().mode() & 0o077 == 0 {
+    let of_others = metadata.permissions().mode() & 0o077;
+    if of_others == 0 {
         return Ok(());
     }
     let message = format!("{} holds a token, and others may read or write it", path.display());

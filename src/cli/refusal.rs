@@ -44,6 +44,9 @@ const FLAGS: &[(&str, &str)] = &[
     ("wait", "--wait"),
 ];
 
+const ALERT_HELP: &str = "the server broke off: where it asks for a certificate of yours, give \
+    --cert-file and --key-file, from an authority that it knows";
+
 /// A call that no server of gRPC has answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAnswer {
@@ -188,7 +191,14 @@ fn tls_failure(address: &str, error: &(dyn Error + 'static)) -> Option<Failure> 
     };
     use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
 
-    let fault = causes(error).find_map(rustls_error)?;
+    let Some(fault) = causes(error).find_map(rustls_error) else {
+        // TLS 1.3 asks for a certificate after the client believes to be connected; what comes then,
+        // HTTP/2 tells as a text.
+        let text = chain(error);
+        let is_alert = text.contains("received fatal alert");
+        let failure = Failure::new(format!("no TLS with {address}: {text}"));
+        return is_alert.then(|| failure.help(ALERT_HELP));
+    };
     let help = match fault {
         InvalidCertificate(UnknownIssuer | BadSignature) => {
             "the server's certificate is from an authority that is not known here: if it is the right \
@@ -205,10 +215,7 @@ fn tls_failure(address: &str, error: &(dyn Error + 'static)) -> Option<Failure> 
             "what listens there does not speak TLS: write http:// if it is the right port, and the \
              network in between is yours"
         }
-        AlertReceived(_) => {
-            "the server broke off: where it asks for a certificate of yours, give --cert-file and \
-             --key-file, from an authority that it knows"
-        }
+        AlertReceived(_) => ALERT_HELP,
         _ => "look at the certificates on both sides",
     };
     Some(Failure::new(format!("no TLS with {address}: {fault}")).help(help))

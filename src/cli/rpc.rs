@@ -120,3 +120,35 @@ paged! {
     ListKeysRequest, Key in keys;
     QueryAuditRequest, AuditEntry in entries;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::CommandFactory as _;
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+    use crate::cli::Arguments;
+
+    #[test]
+    fn every_call_of_the_api_has_a_command() {
+        let pool = DescriptorPool::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
+        let services = pool.services().filter(|service| service.package_name() == PACKAGE);
+        let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
+        let mut listed: BTreeMap<_, _> = CALLS.iter().copied().collect();
+        for method in methods {
+            let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+            let line = listed.remove(path.as_str());
+            let line =
+                line.unwrap_or_else(|| panic!("{path} is not in `calls!`, with its command"));
+            let mut command = Arguments::command();
+            for word in line.split(' ') {
+                let found = command.find_subcommand(word).cloned();
+                command =
+                    found.unwrap_or_else(|| panic!("there is no `latchkey {line}` for {path}"));
+            }
+        }
+        assert!(listed.is_empty(), "the API has no {listed:?}");
+    }
+}

@@ -20,30 +20,53 @@ const ADDRESS_DEFAULT: &str = "http://127.0.0.1:50051";
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Server")]
 pub(super) struct ServerArguments {
-    /// The profile to use [default: $LATCHKEY_PROFILE, else `default`]
-    #[arg(long, value_name = "NAME")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "The profile to use [default: $LATCHKEY_PROFILE, else `default`]"
+    )]
     pub(super) profile: Option<String>,
-    /// Where the server listens: https://HOST:PORT, http://HOST:PORT or unix:PATH
-    /// [default: $LATCHKEY_ADDRESS, else the profile's, else http://127.0.0.1:50051]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Where the server listens: https://HOST:PORT, http://HOST:PORT or unix:PATH \
+                [default: $LATCHKEY_ADDRESS, else the profile's, else http://127.0.0.1:50051]"
+    )]
     pub(super) address: Option<String>,
-    /// A file that holds the operator's token
-    /// [default: $LATCHKEY_TOKEN itself, $LATCHKEY_TOKEN_FILE, else the profile's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "A file that holds the operator's token [default: $LATCHKEY_TOKEN itself, \
+                $LATCHKEY_TOKEN_FILE, else the profile's]"
+    )]
     pub(super) token_file: Option<PathBuf>,
-    /// PEM with the authorities that the server's certificate may come from
-    /// [default: $LATCHKEY_CA_FILE, the profile's, else those of this machine]
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "PEM with the authorities that the server's certificate may come from [default: \
+                $LATCHKEY_CA_FILE, the profile's, else those of this machine]"
+    )]
     pub(super) ca_file: Option<PathBuf>,
-    /// PEM with your own certificate, where the server asks for one [default: $LATCHKEY_CERT_FILE, else the profile's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "PEM with your own certificate, where the server asks for one [default: \
+                $LATCHKEY_CERT_FILE, else the profile's]"
+    )]
     pub(super) cert_file: Option<PathBuf>,
-    /// PEM with the certificate's private key [default: $LATCHKEY_KEY_FILE, else the profile's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "PEM with the certificate's private key [default: $LATCHKEY_KEY_FILE, else the \
+                profile's]"
+    )]
     pub(super) key_file: Option<PathBuf>,
-    /// The name in the server's certificate, where it is not the host of the address
-    /// [default: $LATCHKEY_SERVER_NAME, else the profile's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "The name in the server's certificate, where it is not the host of the address \
+                [default: $LATCHKEY_SERVER_NAME, else the profile's]"
+    )]
     pub(super) server_name: Option<String>,
 }
 

@@ -80,6 +80,7 @@ impl Session {
     }
 
     /// Calls, and repeats the call while that is safe and may help.
+    #[expect(clippy::needless_pass_by_value, reason = "requests are made where they are sent")]
     pub(super) fn call<Q: Rpc>(&self, request: Q) -> Result<Q::Answer, Refusal> {
         let mut pauses = PAUSES.into_iter();
         loop {

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod administrator;
 mod api;
 mod audit;
 mod bad_input;

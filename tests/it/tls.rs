@@ -11,6 +11,7 @@ use self::pki::{Authority, Wish, write};
 use self::site::{LISTENERS, Site};
 use crate::support::eventually;
 
+mod command_line;
 mod pki;
 mod reload;
 mod site;

@@ -1,6 +1,7 @@
 //! The one report on a leaked key, for people and for programs.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::Findings;
 use super::trail::{Standing, Trail};
@@ -58,7 +59,7 @@ impl Report {
             let used = Key { last_used_time: Some(time), ..Key::default() };
             fields.extend(Tree::of(&used).get("lastUsedTime").map(|time| ("time", time.clone())));
         }
-        let peers = self.peers().into_iter().map(|(peer, _)| Tree::text(peer)).collect();
+        let peers = self.peers().into_keys().map(Tree::text).collect();
         fields.push(("administratedFrom", Tree::List(peers)));
         Tree::object(fields)
     }
@@ -198,7 +199,10 @@ impl Report {
         let mut peers = BTreeMap::new();
         // The latest comes first, and stays.
         for (entry, _) in self.trail.changes.iter().filter(|(entry, _)| !entry.peer.is_empty()) {
-            peers.entry(entry.peer.clone()).or_insert_with(|| shown(entry.time.as_ref()));
+            // Each connection has another port, which tells nothing.
+            let address = entry.peer.parse::<SocketAddr>().map(|peer| peer.ip().to_string());
+            let address = address.unwrap_or_else(|_| entry.peer.clone());
+            peers.entry(address).or_insert_with(|| shown(entry.time.as_ref()));
         }
         peers
     }
@@ -218,8 +222,9 @@ impl Report {
             self.trail.changes.iter().filter(|(_, standing)| *standing == Standing::Stands).count();
         if standing > 0 {
             steps.push(format!(
-                "Look at the {standing} changes that stand, and take back what was not yours: revoking \
-                 undoes none of them."
+                "Look at the {} marked as standing, and take back what was not yours: revoking undoes \
+                 none of them.",
+                counted(standing, "change")
             ));
         }
         if !self.trail.is_known {
@@ -229,7 +234,9 @@ impl Report {
                 key.key_id
             ));
         }
-        let scopes: String = key.scopes.iter().map(|scope| format!(" --scope '{scope}'")).collect();
+        let scopes = key.scopes.iter().map(|scope| format!(" --scope '{scope}'"));
+        let grantable = key.grantable_scopes.iter().map(|scope| format!(" --grantable '{scope}'"));
+        let scopes: String = scopes.chain(grantable).collect();
         steps.push(format!(
             "Give whoever used it a new key: latchkey key create --account {} --name '{}' \
              --environment {}{scopes}",
@@ -264,6 +271,11 @@ impl Report {
         );
         steps
     }
+}
+
+/// `1 key`, `2 keys`.
+pub(super) fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn title(text: &str, console: &mut Console) {

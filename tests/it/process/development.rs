@@ -49,7 +49,7 @@ async fn the_printed_lines_work_as_they_are() {
     let shell =
         Command::new("sh").args(["-c", &administer[at..]]).env("PATH", tools_path()).output();
     let listed = String::from_utf8(shell.unwrap().stdout).unwrap();
-    assert!(listed.contains("\"keys\""), "{listed}");
+    assert!(listed.starts_with("KEY ") && listed.contains("\"keys\""), "{listed}");
 }
 
 #[tokio::test]

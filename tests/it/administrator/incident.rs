@@ -1,0 +1,191 @@
+//! `latchkey incident`: what happens to a token that has leaked.
+
+use serde_json::{Value, json};
+
+use super::{Desk, refused, text};
+
+/// An operator of `acme` whose token has leaked, and who made a key, which made another.
+struct Leak {
+    desk: Desk,
+    key_id: String,
+    token: String,
+    child_id: String,
+    child: String,
+    grandchild_id: String,
+}
+
+impl Leak {
+    async fn happen() -> Self {
+        let desk = Desk::open().await;
+        let operator = [
+            "--scope",
+            "latchkey:admin",
+            "--grantable",
+            "memory:*",
+            "--grantable",
+            "latchkey:*",
+            "--expires",
+            "30d",
+        ];
+        let (key_id, token) = desk.key("operator", &operator);
+        let make = |maker: &str, name: &str, more: &[&str]| {
+            let create =
+                ["key", "create", "--account", "acme", "--environment", "live", "-o", "json"];
+            let made = desk.run_as(maker, "", &[&create[..], &["--name", name], more].concat());
+            let made: Value =
+                serde_json::from_str(&made.out).unwrap_or_else(|_| panic!("{made:?}"));
+            (text(&made["key"]["keyId"]), text(&made["token"]))
+        };
+        let scopes =
+            ["--scope", "latchkey:keys.write", "--grantable", "memory:*", "--expires", "20d"];
+        let (child_id, child) = make(&token, "child", &scopes);
+        let scopes = ["--scope", "memory:read", "--expires", "10d"];
+        let (grandchild_id, _) = make(&child, "grandchild", &scopes);
+        let renamed = desk.run_as(&token, "", &["account", "update", "acme", "--name", "Mine"]);
+        assert_eq!(renamed.code, Some(0), "{renamed:?}");
+        Self { desk, key_id, token, child_id, child, grandchild_id }
+    }
+
+    fn report(&self, more: &[&str]) -> Value {
+        let arguments = [&["incident", "-o", "json"], more].concat();
+        let ended = self.desk.run_as(&self.desk.root, &self.token, &arguments);
+        assert_eq!((ended.code, &*ended.err), (Some(0), ""), "{ended:?}");
+        assert!(!ended.out.contains(&self.token), "{ended:?}");
+        serde_json::from_str(&ended.out).unwrap()
+    }
+
+    fn state(&self, key_id: &str) -> String {
+        text(&self.desk.json(&["key", "get", key_id])["key"]["state"])
+    }
+}
+
+fn standing(report: &Value) -> Vec<(String, String)> {
+    let changes = report["changes"].as_array().unwrap().iter();
+    changes.map(|change| (text(&change["entry"]["action"]), text(&change["standing"]))).collect()
+}
+
+#[tokio::test]
+async fn a_leaked_token_ends_with_all_that_it_made_and_is_reported() {
+    let leak = Leak::happen().await;
+    let report = leak.report(&["--yes", "--comment", "found in a gist"]);
+    for key_id in [&leak.key_id, &leak.child_id, &leak.grandchild_id] {
+        assert_eq!(leak.state(key_id), "KEY_STATE_REVOKED");
+        assert!(report["revokedKeyIds"].as_array().unwrap().contains(&json!(key_id)), "{report}");
+    }
+    assert_eq!(leak.desk.authorize(&leak.child, "memory:read").1, "DECISION_REASON_KEY_REVOKED");
+    assert_eq!(report["key"]["revokeReason"], json!("REVOKE_REASON_COMPROMISED"));
+    assert_eq!(report["key"]["revokeComment"], json!("found in a gist"));
+    assert_eq!(report["keyBefore"]["state"], json!("KEY_STATE_ACTIVE"));
+    assert_eq!(report["account"]["plan"], json!("enterprise"));
+    assert!(report["receipt"]["effectiveEverywhereTime"].is_string(), "{report}");
+    assert_eq!(report["lastUsed"]["administratedFrom"], json!(["127.0.0.1"]));
+    assert_eq!(
+        (&report["notKnown"], report["next"].as_array().unwrap().len() > 2),
+        (&json!([]), true)
+    );
+    let wanted =
+        [("UpdateAccount", "STANDS"), ("CreateKey", "KEY_REVOKED"), ("CreateKey", "KEY_REVOKED")];
+    assert_eq!(standing(&report), wanted.map(|(one, two)| (one.to_owned(), two.to_owned())));
+
+    // What was taken back does not stand, and the report can be had again, without being asked.
+    leak.desk.done(&["account", "update", "acme", "--name", "Acme"]);
+    let again = leak.report(&["--comment", "another"]);
+    assert_eq!(again["revokedKeyIds"], json!([]));
+    assert_eq!(again["key"], report["key"]);
+    assert_eq!(standing(&again)[0], ("UpdateAccount".to_owned(), "CHANGED_SINCE".to_owned()));
+}
+
+#[tokio::test]
+async fn people_get_the_report_in_one_page() {
+    let leak = Leak::happen().await;
+    let desk = &leak.desk;
+    let told = desk.done(&["incident", "--key-id", &leak.key_id, "--yes"]);
+    for part in [
+        &*format!("{} is revoked.", leak.key_id),
+        "Receipt\nrevoked by this",
+        "What it could do\n",
+        "could hand out  memory:*, latchkey:*",
+        "plan            enterprise, account active",
+        "last used           not known",
+        "administrated from  127.0.0.1 (last ",
+        "Changes made with it\nNOW ",
+        "display_name: Acme → Mine",
+        "- Look at the 1 change marked as standing",
+        "latchkey key create --account acme --name 'operator' --environment live --scope 'latchkey:admin'",
+        "latchkey account suspend acme",
+    ] {
+        assert!(told.contains(part), "{part:?} is not in:\n{told}");
+    }
+    assert!(told.contains(&leak.grandchild_id), "{told}");
+}
+
+#[tokio::test]
+async fn nothing_is_revoked_without_a_yes() {
+    let leak = Leak::happen().await;
+    let ended = leak.desk.run_as(&leak.desk.root, &leak.token, &["incident"]);
+    assert_eq!((ended.code, &*ended.out), (Some(1), ""), "{ended:?}");
+    let shown = format!(
+        "{} is `operator` of account acme, and may latchkey:admin. 2 keys were made",
+        leak.key_id
+    );
+    for part in [&*shown, "there is no terminal to ask at", "help: say --yes"] {
+        assert!(ended.err.contains(part), "{ended:?}");
+    }
+    assert_eq!(leak.state(&leak.key_id), "KEY_STATE_ACTIVE");
+    // At a terminal the answer is awaited there; the token still comes by stdin.
+    for (answer, state) in [("n", "KEY_STATE_ACTIVE"), ("y", "KEY_STATE_REVOKED")] {
+        let file = leak.desk.home.path().join("leaked");
+        std::fs::write(&file, &leak.token).unwrap();
+        let script = format!(
+            "echo {answer} | script -qec 'latchkey incident < {}' /dev/null || true",
+            file.display()
+        );
+        let said = String::from_utf8(leak.desk.bash(&script).stdout).unwrap();
+        assert!(said.contains("Revoke it, and every key that it made, for good? [y/N]"), "{said}");
+        assert!(!said.contains(&leak.token), "{said}");
+        assert_eq!(leak.state(&leak.key_id), state, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_to_read_the_key_ends_all_the_same() {
+    let leak = Leak::happen().await;
+    let desk = &leak.desk;
+    let (_, guard) = desk.key("guard", &["--scope", "latchkey:keys.write"]);
+    let ended = desk.run_as(&guard, &leak.token, &["incident", "--yes"]);
+    assert_eq!((ended.code, &*ended.err), (Some(0), ""), "{ended:?}");
+    for part in [
+        "What could not be found out\n",
+        "the key as it was before, and the keys that it made: ",
+        "the account and its plan: ",
+        "what was changed with it: ",
+        "Let somebody with latchkey:audit.read run",
+    ] {
+        assert!(ended.out.contains(part), "{part:?} is not in:\n{}", ended.out);
+    }
+    assert!(!ended.out.contains("Changes made with it"), "{ended:?}");
+    assert_eq!(leak.state(&leak.grandchild_id), "KEY_STATE_REVOKED");
+}
+
+#[tokio::test]
+async fn what_is_no_key_of_this_server_is_told() {
+    let desk = Desk::open().await;
+    for (token, told) in [
+        ("hm_live_0000000000000000000000000000002dlYSp", "has no key with this token"),
+        ("hm_live_abc123xyz456def789ghi012jkl345mno678", "the checksum does not fit"),
+        ("", "no token was given"),
+    ] {
+        let said = refused(&desk.run_as(&desk.root, token, &["incident", "--yes"]));
+        assert!(said.contains(told), "{said}");
+    }
+    let (key_id, token) = desk.key("reader", &["--scope", "memory:read"]);
+    let denied = refused(&desk.run_as(&token, &token, &["incident", "--yes"]));
+    assert!(
+        denied.contains("PERMISSION_DENIED") && denied.contains("latchkey:keys.write"),
+        "{denied}"
+    );
+    assert!(desk.done(&["key", "get", &key_id]).contains("active"));
+    let unknown =
+        desk.refused(&["incident", "--yes", "--key-id", "key_01m83hkwg5000001r756megp2t"]);
+    assert!(unknown.contains("NOT_FOUND"), "{unknown}");
+}

@@ -1,0 +1,153 @@
+//! Profiles: where they are kept, what wins over them, and what is refused.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use super::{Desk, refused};
+use crate::cli::{Ended, Run};
+
+impl Desk {
+    /// Runs `latchkey` with nothing but a home and these variables.
+    fn at_home(&self, environment: &[(&str, &str)], stdin: &str, arguments: &[&str]) -> Ended {
+        let home = self.home.path().to_str().unwrap();
+        let environment = [&[("HOME", home)], environment].concat();
+        let ended = Run { stdin: stdin.as_bytes(), environment: &environment }.latchkey(arguments);
+        assert!(!ended.err.contains("panicked"), "{ended:?}");
+        assert!(!ended.out.contains(&self.root) && !ended.err.contains(&self.root), "{ended:?}");
+        ended
+    }
+
+    fn profiles(&self) -> PathBuf {
+        self.home.path().join(".config/latchkey/profiles.toml")
+    }
+
+    fn write_profiles(&self, text: &str, mode: u32) {
+        fs::create_dir_all(self.profiles().parent().unwrap()).unwrap();
+        fs::write(self.profiles(), text).unwrap();
+        fs::set_permissions(self.profiles(), fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_kept_under_a_name() {
+    let desk = Desk::open().await;
+    let address = desk.server.grpc().to_string();
+    let set = ["profile", "set", "home", "--address", &address, "--with-token"];
+    let kept = desk.at_home(&[], &desk.root, &set);
+    assert_eq!((kept.code, &*kept.err), (Some(0), ""), "{kept:?}");
+    let mode = fs::metadata(desk.profiles()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let listed = desk.at_home(&[], "", &["profile", "list"]);
+    assert!(listed.out.contains("home") && listed.out.contains(&address), "{listed:?}");
+    assert!(desk.at_home(&[], "", &["profile", "show", "home"]).out.contains("..."), "the hint");
+    for environment in [&[("LATCHKEY_PROFILE", "home")][..], &[]] {
+        let flag: &[&str] = if environment.is_empty() { &["--profile", "home"] } else { &[] };
+        let listed = desk.at_home(environment, "", &[&["account", "list"], flag].concat());
+        assert!(listed.code == Some(0) && listed.out.contains("acme"), "{listed:?}");
+    }
+    // The default profile is used without being named; a token file is found from where the profiles are.
+    fs::write(desk.profiles().with_file_name("token"), &desk.root).unwrap();
+    let token = desk.profiles().with_file_name("token");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    desk.write_profiles(
+        &format!("[default]\naddress = \"{address}\"\ntoken_file = \"token\"\n"),
+        0o644,
+    );
+    assert_eq!(desk.at_home(&[], "", &["account", "list"]).code, Some(0));
+    let gone = desk.at_home(&[], "", &["profile", "delete", "default"]);
+    assert_eq!(gone.code, Some(0), "{gone:?}");
+    assert!(desk.at_home(&[], "", &["profile", "list"]).out.is_empty());
+}
+
+#[tokio::test]
+async fn flags_win_over_the_environment_and_that_over_profiles() {
+    let desk = Desk::open().await;
+    let address = desk.server.grpc().to_string();
+    let unknown = "hm_live_0000000000000000000000000000002dlYSp";
+    desk.write_profiles(
+        &format!("[default]\naddress = \"127.0.0.1:1\"\ntoken = \"{unknown}\"\n"),
+        0o600,
+    );
+    let list = ["account", "list"];
+    let said = refused(&desk.at_home(&[], "", &list));
+    assert!(said.contains("cannot connect to http://127.0.0.1:1"), "{said}");
+    // The token of a profile is for its server, and is not sent to another.
+    let said = refused(&desk.at_home(&[("LATCHKEY_ADDRESS", &address)], "", &list));
+    assert!(said.contains("is for http://127.0.0.1:1, and is not sent to"), "{said}");
+    let environment = [("LATCHKEY_ADDRESS", &*address), ("LATCHKEY_TOKEN", unknown)];
+    let said = refused(&desk.at_home(&environment, "", &list));
+    assert!(said.contains("INVALID_CREDENTIAL"), "{said}");
+    let file = desk.home.path().join("token");
+    fs::write(&file, &desk.root).unwrap();
+    let flag = ["--token-file", file.to_str().unwrap()];
+    assert_eq!(desk.at_home(&environment, "", &[&list[..], &flag].concat()).code, Some(0));
+    let environment = [("LATCHKEY_ADDRESS", "127.0.0.1:1"), ("LATCHKEY_TOKEN_FILE", flag[1])];
+    let ended = desk.at_home(&environment, "", &[&list[..], &["--address", &address]].concat());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_profile_that_cannot_be_used_says_why() {
+    let desk = Desk::open().await;
+    let root = &desk.root;
+    let list = ["account", "list"];
+    for (text, mode, arguments, told) in [
+        (
+            format!("[default]\ntoken = \"{root}\"\n"),
+            0o640,
+            &list[..],
+            &["others may read", "chmod 600 '"][..],
+        ),
+        (format!("[default]\ntoken = {root}\n"), 0o600, &list, &["line 2 is no TOML"]),
+        (
+            "[default]\nadress = \"a\"\n".into(),
+            0o600,
+            &list,
+            &["default.adress", "did you mean `address`?"],
+        ),
+        ("[default]\nport = \"1\"\n".into(), 0o600, &list, &["a profile may have: address"]),
+        (
+            "[home]\naddress = \"a:1\"\n".into(),
+            0o600,
+            &list,
+            &["no operator's token", "--with-token"],
+        ),
+        (
+            "[home]\naddress = \"a:1\"\n".into(),
+            0o600,
+            &["account", "list", "--profile", "hme"],
+            &["no profile `hme`", "did you mean `home`?"],
+        ),
+        (String::new(), 0o600, &["key", "list", "--profile", "x"], &["latchkey profile set x"]),
+        (
+            format!("[default]\ntoken = \"{root}\"\ntoken_file = \"x\"\n"),
+            0o600,
+            &list,
+            &["has both token and token_file"],
+        ),
+        (
+            "[default]\ntoken_file = \"none\"\n".into(),
+            0o600,
+            &list,
+            &["cannot read the token file", "/none"],
+        ),
+        ("\u{0}".into(), 0o600, &list, &["line 1 is no TOML"]),
+    ] {
+        desk.write_profiles(&text, mode);
+        let said = refused(&desk.at_home(&[], "", arguments));
+        for part in told {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+    }
+    let both = [("LATCHKEY_TOKEN", &**root), ("LATCHKEY_TOKEN_FILE", "x")];
+    desk.write_profiles("", 0o600);
+    assert!(refused(&desk.at_home(&both, "", &list)).contains("are both set"));
+    // What holds no secret may be read by others, and a home is not needed at all.
+    desk.write_profiles("[default]\naddress = \"a\"\n", 0o644);
+    let address = desk.server.grpc().to_string();
+    let environment = [("LATCHKEY_ADDRESS", &*address), ("LATCHKEY_TOKEN", root)];
+    assert_eq!(desk.at_home(&environment, "", &list).code, Some(0));
+    assert_eq!(Run { environment: &environment, ..Run::default() }.latchkey(&list).code, Some(0));
+}
