@@ -2,6 +2,8 @@
 //!
 //! Judged on rows that the store read in the same transaction, never on what a cache holds.
 
+use ipnet::IpNet;
+
 use crate::account::AccountId;
 use crate::error::{Error, Reason};
 use crate::key::KeyRecord;
@@ -75,12 +77,11 @@ fn check_lifetime(maker: &KeyRecord, key: &KeyRecord) -> Result<(), Error> {
 }
 
 fn check_networks(maker: &KeyRecord, key: &KeyRecord) -> Result<(), Error> {
-    let is_within = maker.allowed_cidrs.is_empty()
+    // Two halves allow the whole.
+    let allowed = IpNet::aggregate(&maker.allowed_cidrs);
+    let is_within = allowed.is_empty()
         || !key.allowed_cidrs.is_empty()
-            && key
-                .allowed_cidrs
-                .iter()
-                .all(|cidr| maker.allowed_cidrs.iter().any(|allowed| allowed.contains(cidr)));
+            && key.allowed_cidrs.iter().all(|cidr| allowed.iter().any(|net| net.contains(cidr)));
     if is_within {
         return Ok(());
     }
@@ -182,6 +183,9 @@ mod tests {
         child.expire_time = Some(Timestamp::from_micros(10));
         assert!(!allowed(&maker, &child));
         child.allowed_cidrs = vec![parse_cidr("10.1.0.0/16").unwrap()];
+        assert!(allowed(&maker, &child));
+        child.allowed_cidrs = vec![parse_cidr("10.0.0.0/8").unwrap()];
+        maker.allowed_cidrs = ["10.0.0.0/9", "10.128.0.0/9"].map(|it| parse_cidr(it).unwrap()).into();
         assert!(allowed(&maker, &child));
         child.expire_time = Some(Timestamp::from_micros(11));
         assert!(!allowed(&maker, &child));

@@ -23,7 +23,7 @@ use crate::token::{Environment, Prefix, Token};
 mod accounts;
 mod audit;
 mod keys;
-mod page;
+pub(crate) mod page;
 mod policy;
 
 pub use accounts::{AccountList, AccountUpdate, Counted};

@@ -293,17 +293,25 @@ impl Policy {
     }
 
     fn check_implications(&self, prefix: &str, violations: &mut Violations) {
+        let built_in = own_scopes();
+        let defined: Vec<_> =
+            self.scopes.iter().enumerate().filter(|(_, it)| !built_in.contains(it)).collect();
         let names: std::collections::HashSet<_> =
-            self.scopes.iter().map(|scope| scope.name.as_str()).collect();
+            defined.iter().map(|(_, scope)| scope.name.as_str()).collect();
         let mut hints = HINTS_MAX;
-        for (index, scope) in self.scopes.iter().enumerate() {
+        for (index, scope) in defined {
             let field = format!("{prefix}scopes[{index}].implies");
             if scope.implies.len() > IMPLIES_MAX {
                 violations.add(field.clone(), "may hold 100 scopes at most");
                 continue;
             }
             for (place, implied) in scope.implies.iter().enumerate() {
-                if !names.contains(implied.as_str()) {
+                if Scope::parse(implied).is_ok_and(|implied| implied.is_own()) {
+                    violations.add(
+                        format!("{field}[{place}]"),
+                        format!("may not name a `{OWN_RESOURCE}:` scope: keys are given those by name"),
+                    );
+                } else if !names.contains(implied.as_str()) {
                     let near = (hints > 0)
                         .then(|| catalogue::nearest(implied, names.iter().copied()))
                         .flatten();
@@ -431,6 +439,16 @@ mod tests {
         assert_eq!(policy.clone().without_own_scopes(), Policy::default());
         policy.scopes.push(scope("latchkey:more", "", &[], 1));
         assert!(fault(&policy.without_own_scopes()).contains("built in"));
+    }
+
+    #[test]
+    fn no_scope_reaches_into_latchkeys_own_by_implication() {
+        let mut policy = Policy::default();
+        policy.scopes[1].implies = vec!["latchkey:admin".into()];
+        assert!(fault(&policy).contains("policy.scopes[1].implies[0]: may not name a `latchkey:`"));
+        // Nor where these are repeated in the document.
+        policy.scopes.extend(own_scopes());
+        assert!(fault(&policy).contains("policy.scopes[1].implies[0]: may not name a `latchkey:`"));
     }
 
     #[test]

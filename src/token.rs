@@ -268,7 +268,7 @@ pub fn quoted(text: &str) -> String {
     let is_suspicious = text.split(|char: char| !char.is_ascii_alphanumeric()).any(|run| {
         run.len() >= SUSPICIOUS_CHARS && run.bytes().any(|byte| byte.is_ascii_uppercase())
     });
-    if is_suspicious {
+    if is_suspicious || is_in(text) {
         return "(not repeated: it may be a token)".to_owned();
     }
     let cut = if text.chars().nth(QUOTED_CHARS_MAX).is_some() { "…" } else { "" };

@@ -23,7 +23,7 @@ pub(super) mod authorization;
 pub(super) mod keys;
 pub(super) mod policy;
 
-pub(crate) use policy::{policy_from_proto, policy_to_proto};
+pub use policy::{policy_from_proto, policy_to_proto};
 
 const PAGE_SIZE_DEFAULT: u32 = 50;
 const PAGE_SIZE_MAX: u32 = 1_000;

@@ -13,7 +13,7 @@ const MARK_BYTES: usize = 8;
 const TOKEN_BYTES_MAX: usize = 256;
 
 /// The last item of the page before; `None` for the first page.
-pub(super) fn read<T>(
+pub fn read<T>(
     token: &str,
     binding: &str,
     parse: impl FnOnce(&str) -> Option<T>,
@@ -40,7 +40,7 @@ pub(super) fn read<T>(
 }
 
 /// A page of items of which one more was asked for than it shows.
-pub(super) fn cut<T>(
+pub fn cut<T>(
     mut items: Vec<T>,
     page_size: u32,
     binding: &str,

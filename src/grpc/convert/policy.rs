@@ -29,7 +29,7 @@ pub(in crate::grpc) fn apply(request: v1::ApplyPolicyRequest) -> Result<PolicyUp
 }
 
 /// The document, without latchkey's own scopes where they say what is built in anyway.
-pub(crate) fn policy_from_proto(policy: v1::Policy) -> Result<Policy, Error> {
+pub fn policy_from_proto(policy: v1::Policy) -> Result<Policy, Error> {
     let v1::Policy { scopes, plans, rules, accepted_prefixes, bound, grace, revision: _ } = policy;
     let defaults = Policy::default();
     let mut violations = Violations::default();
@@ -90,7 +90,7 @@ fn millis(violations: &mut Violations, field: &str, given: prost_types::Duration
 
 /// The document as clients see it: defaults filled in, latchkey's own scopes last, so that the places
 /// of the others are those that violations name when it is sent back.
-pub(crate) fn policy_to_proto(policy: &Policy, revision: String) -> v1::Policy {
+pub fn policy_to_proto(policy: &Policy, revision: String) -> v1::Policy {
     let Policy { accepted_prefixes, bound_ms, grace_ms, scopes, plans } = policy;
     v1::Policy {
         scopes: scopes.iter().cloned().chain(own_scopes()).map(scope_to_proto).collect(),

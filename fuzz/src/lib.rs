@@ -1,0 +1,1 @@
+//! Nothing: the targets are beside it.
