@@ -185,7 +185,8 @@ mod tests {
         child.allowed_cidrs = vec![parse_cidr("10.1.0.0/16").unwrap()];
         assert!(allowed(&maker, &child));
         child.allowed_cidrs = vec![parse_cidr("10.0.0.0/8").unwrap()];
-        maker.allowed_cidrs = ["10.0.0.0/9", "10.128.0.0/9"].map(|it| parse_cidr(it).unwrap()).into();
+        maker.allowed_cidrs =
+            ["10.0.0.0/9", "10.128.0.0/9"].map(|it| parse_cidr(it).unwrap()).into();
         assert!(allowed(&maker, &child));
         child.expire_time = Some(Timestamp::from_micros(11));
         assert!(!allowed(&maker, &child));

@@ -309,7 +309,9 @@ impl Policy {
                 if Scope::parse(implied).is_ok_and(|implied| implied.is_own()) {
                     violations.add(
                         format!("{field}[{place}]"),
-                        format!("may not name a `{OWN_RESOURCE}:` scope: keys are given those by name"),
+                        format!(
+                            "may not name a `{OWN_RESOURCE}:` scope: keys are given those by name"
+                        ),
                     );
                 } else if !names.contains(implied.as_str()) {
                     let near = (hints > 0)

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod chains;
 mod keys;
 mod makers;
 mod requests;
@@ -154,6 +155,9 @@ on_every_backend! {
             a_maker_of_a_suspended_account_is_refused,
             a_maker_without_the_scope_is_refused,
             an_administrator_holds_every_scope_of_latchkey,
+        }
+        chains {
+            no_chain_of_keys_exceeds_its_root,
         }
         accounts {
             a_new_account_is_found,
