@@ -10,6 +10,7 @@ mod audit;
 mod bad_input;
 mod lifecycle;
 mod limits;
+mod rights;
 
 mod durability;
 mod revocation;
