@@ -16,6 +16,7 @@ use self::table::{CALLERS, Caller, Cell, ROWS, Row};
 use crate::support::reason_of;
 use stage::{Stage, Target};
 
+mod races;
 mod stage;
 mod table;
 

@@ -1,7 +1,7 @@
-//! A store that is the real one, save that reads of it can be held up or fail.
+//! A store that is the real one, save that reads of it and changes can be held up or fail.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use latchkey::account::{Account, AccountId};
@@ -11,8 +11,8 @@ use latchkey::key::{KeyId, KeyRecord};
 use latchkey::policy::Policy;
 use latchkey::revision::Position;
 use latchkey::store::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
-    StoreError,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, ReadAsk, ReadBatch,
+    Store, StoreError,
 };
 use latchkey::token::Digest;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -29,6 +29,10 @@ pub(crate) struct FaultyStore {
     /// Commits that shall end without saying whether they were made: they were.
     pub(crate) forget_outcome: AtomicBool,
     pub(crate) reads: AtomicU64,
+    /// Whose changes stand still before the store sees them.
+    held_maker: Mutex<Option<KeyId>>,
+    changes: Semaphore,
+    pub(crate) a_change_is_held: Notify,
 }
 
 impl FaultyStore {
@@ -41,6 +45,9 @@ impl FaultyStore {
             a_read_is_held: Notify::new(),
             forget_outcome: AtomicBool::new(false),
             reads: AtomicU64::new(0),
+            held_maker: Mutex::new(None),
+            changes: Semaphore::new(0),
+            a_change_is_held: Notify::new(),
         })
     }
 
@@ -58,6 +65,16 @@ impl FaultyStore {
     pub(crate) fn let_go(&self) {
         self.gate.add_permits(1_000_000);
     }
+
+    /// From now on what this key wants changed stands still on its way to the store.
+    pub(crate) fn hold_changes_by(&self, maker: KeyId) {
+        *self.held_maker.lock().unwrap() = Some(maker);
+    }
+
+    /// Lets one change that stands still go on.
+    pub(crate) fn let_a_change_go(&self) {
+        self.changes.add_permits(1);
+    }
 }
 
 #[async_trait]
@@ -74,6 +91,13 @@ impl Store for FaultyStore {
     }
 
     async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
+        let held = *self.held_maker.lock().unwrap();
+        if let Maker::Key { id, .. } = mutation.maker
+            && held == Some(id)
+        {
+            self.a_change_is_held.notify_one();
+            self.changes.acquire().await.unwrap().forget();
+        }
         let done = self.inner.mutate(mutation).await;
         if self.forget_outcome.load(Ordering::SeqCst) {
             return Err(StoreError::OutcomeUnknown("the connection broke".into()));
