@@ -264,6 +264,7 @@ impl Decision {
 mod tests {
     use super::*;
     use crate::policy::{Catalogue, Policy};
+    use proptest::prelude::*;
 
     /// Each row of the table fails alone, and the first of several answers.
     #[test]
@@ -303,6 +304,119 @@ mod tests {
         assert_eq!(decide(&facts, &ask, now), Err(Denial::KeyDisabled));
         facts.revoked = true;
         assert_eq!(decide(&facts, &ask, now), Err(Denial::KeyRevoked));
+    }
+
+    /// A key and a request in the plainest of terms.
+    #[derive(Debug, Clone)]
+    struct Case {
+        revoked: bool,
+        disabled: bool,
+        expire_micros: Option<i64>,
+        suspended: bool,
+        /// First address and prefix length.
+        networks: Vec<(u32, u8)>,
+        address: Option<u32>,
+        is_live: bool,
+        wants_live: Option<bool>,
+        /// Of the three scopes below; the first implies the second.
+        held: Vec<usize>,
+        needed: Option<usize>,
+    }
+
+    const SCOPES: [&str; 3] = ["memory:write", "memory:read", "latchkey:authorize"];
+    const NOW: i64 = 1_000;
+
+    /// The table of the decision, row by row.
+    const TABLE: [(Denial, fn(&Case) -> bool); 7] = [
+        (Denial::KeyRevoked, |case| case.revoked),
+        (Denial::KeyDisabled, |case| case.disabled),
+        (Denial::KeyExpired, |case| case.expire_micros.is_some_and(|end| NOW >= end)),
+        (Denial::AccountSuspended, |case| case.suspended),
+        (Denial::AddressNotAllowed, |case| {
+            let is_in = |(first, length): &(u32, u8)| {
+                let last = u64::from(*first) + (1 << (32 - length)) - 1;
+                case.address.is_some_and(|it| it >= *first && u64::from(it) <= last)
+            };
+            !case.networks.is_empty() && !case.networks.iter().any(is_in)
+        }),
+        (Denial::WrongEnvironment, |case| case.wants_live.is_some_and(|it| it != case.is_live)),
+        (Denial::InsufficientScope, |case| {
+            let holds = |scope| case.held.contains(&scope);
+            case.needed.is_some_and(|needed| !holds(needed) && !(needed == 1 && holds(0)))
+        }),
+    ];
+
+    fn cases() -> impl Strategy<Value = Case> {
+        let network = (0_u32..8, 29_u8..=32)
+            .prop_map(|(address, length)| (address >> (32 - length) << (32 - length), length));
+        let key = (
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.2),
+            prop::option::of(NOW - 2..NOW + 8),
+            prop::bool::weighted(0.2),
+            prop::collection::vec(network, 0..3),
+            any::<bool>(),
+            prop::collection::vec(0_usize..3, 0..3),
+        );
+        let request = (
+            prop::option::of(0_u32..8),
+            prop::option::weighted(0.4, any::<bool>()),
+            prop::option::of(0_usize..3),
+        );
+        (key, request).prop_map(|(key, (address, wants_live, needed))| {
+            let (revoked, disabled, expire_micros, suspended, networks, is_live, held) = key;
+            Case {
+                revoked,
+                disabled,
+                expire_micros,
+                suspended,
+                networks,
+                address,
+                is_live,
+                wants_live,
+                held,
+                needed,
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+        #[test]
+        fn the_first_row_of_the_table_that_fails_answers(case in cases()) {
+            let catalogue = Catalogue::compile(Policy::default(), "").unwrap();
+            let held: Vec<_> =
+                case.held.iter().map(|it| ScopePattern::parse(SCOPES[*it]).unwrap()).collect();
+            let held = catalogue.held(&held);
+            let expression = case.needed.map(|it| catalogue.expression(SCOPES[it]).unwrap());
+            let environment =
+                |is_live| if is_live { Environment::Live } else { Environment::Test };
+            let address = |bits| IpAddr::from(std::net::Ipv4Addr::from_bits(bits));
+            let networks: Vec<_> = case
+                .networks
+                .iter()
+                .map(|(first, length)| IpNet::new(address(*first), *length).unwrap())
+                .collect();
+            let facts = Facts {
+                revoked: case.revoked,
+                disabled: case.disabled,
+                expire_time: case.expire_micros.map(Timestamp::from_micros),
+                suspended: case.suspended,
+                allowed_cidrs: &networks,
+                environment: environment(case.is_live),
+                held: &held,
+            };
+            let ask = Ask {
+                requirement: expression
+                    .as_deref()
+                    .map_or(Requirement::AuthenticateOnly, Requirement::Scope),
+                client_address: case.address.map(address),
+                environment: case.wants_live.map(environment),
+            };
+            let first = TABLE.iter().find(|(_, fails)| fails(&case)).map(|(denial, _)| *denial);
+            let decided = decide(&facts, &ask, Timestamp::from_micros(NOW)).err();
+            prop_assert_eq!(decided, first);
+        }
     }
 
     #[test]

@@ -330,14 +330,20 @@ mod tests {
     }
 
     impl Tree {
-        fn text(&self) -> String {
-            let join = |trees: &[Self], word| {
-                trees.iter().map(|tree| format!("({})", tree.text())).collect::<Vec<_>>().join(word)
+        /// As few parentheses as there can be, or one pair more around each part.
+        fn text(&self, style: usize) -> String {
+            let join = |trees: &[Self], word: &str| {
+                let texts = trees.iter().map(|tree| {
+                    let text = tree.text(style / 2);
+                    let is_looser = matches!((self, tree), (Self::And(_), Self::Or(_)));
+                    if is_looser || style % 2 == 1 { format!("({text})") } else { text }
+                });
+                texts.collect::<Vec<_>>().join(word)
             };
             match self {
                 Self::Leaf(index) => format!("s:{index}"),
-                Self::And(trees) => join(trees, " and "),
-                Self::Or(trees) => join(trees, "|"),
+                Self::And(trees) => join(trees, ["  ", " and ", "\tand "][style % 3]),
+                Self::Or(trees) => join(trees, ["|", " or ", " | "][style % 3]),
             }
         }
 
@@ -363,9 +369,10 @@ mod tests {
         #[test]
         fn an_expression_means_what_its_tree_means(
             tree in trees(),
+            style in 0_usize..64,
             held in proptest::collection::vec(0_usize..10, 0..10),
         ) {
-            let text = tree.text();
+            let text = tree.text(style);
             prop_assume!(text.len() <= EXPRESSION_CHARS_MAX);
             prop_assert_eq!(parse(&text).unwrap().is_met_by(&set(&held)), tree.holds(&held));
         }

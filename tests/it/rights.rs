@@ -19,6 +19,7 @@ use stage::{Stage, Target};
 mod races;
 mod stage;
 mod table;
+mod walks;
 
 #[tokio::test]
 async fn every_call_answers_every_kind_of_caller_as_the_table_says() {
