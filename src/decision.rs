@@ -308,6 +308,7 @@ mod tests {
 
     /// A key and a request in the plainest of terms.
     #[derive(Debug, Clone)]
+    #[expect(clippy::struct_excessive_bools, reason = "each is a row of the table")]
     struct Case {
         revoked: bool,
         disabled: bool,
@@ -326,8 +327,11 @@ mod tests {
     const SCOPES: [&str; 3] = ["memory:write", "memory:read", "latchkey:authorize"];
     const NOW: i64 = 1_000;
 
+    /// A denial, and whether a case deserves it.
+    type Row = (Denial, fn(&Case) -> bool);
+
     /// The table of the decision, row by row.
-    const TABLE: [(Denial, fn(&Case) -> bool); 7] = [
+    const TABLE: [Row; 7] = [
         (Denial::KeyRevoked, |case| case.revoked),
         (Denial::KeyDisabled, |case| case.disabled),
         (Denial::KeyExpired, |case| case.expire_micros.is_some_and(|end| NOW >= end)),
@@ -342,7 +346,8 @@ mod tests {
         (Denial::WrongEnvironment, |case| case.wants_live.is_some_and(|it| it != case.is_live)),
         (Denial::InsufficientScope, |case| {
             let holds = |scope| case.held.contains(&scope);
-            case.needed.is_some_and(|needed| !holds(needed) && !(needed == 1 && holds(0)))
+            let is_held = |needed| holds(needed) || needed == 1 && holds(0);
+            case.needed.is_some_and(|needed| !is_held(needed))
         }),
     ];
 

@@ -43,13 +43,13 @@ async fn every_call_answers_every_kind_of_caller_as_the_table_says() {
                 (Cell::Refused(code, reason), Err(status)) => {
                     assert_eq!(
                         (status.code(), reason_of(&status).as_str()),
-                        (code, reason),
+                        (*code, *reason),
                         "{place}"
                     );
                 }
                 (cell, answer) => panic!("{place}: not {cell:?}, but {answer:?}"),
             }
-            let is_change = cell == Cell::Done && row.changes;
+            let is_change = *cell == Cell::Done && row.changes;
             assert_eq!(is_change, before != after, "{place}: the store's revision");
         }
     }

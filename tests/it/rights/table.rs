@@ -82,8 +82,10 @@ pub(super) struct Row {
     pub(super) request: fn(&Target) -> Vec<u8>,
     /// Whether it changes the store when it is done.
     pub(super) changes: bool,
-    pub(super) cells: [Cell; 11],
+    pub(super) cells: Cells,
 }
+
+type Cells = &'static [Cell; 11];
 
 /// The cells of a row: what differs, in the order of [`CALLERS`]. No row lets anybody in whose key does not work.
 const fn cells(reader: Cell, foreign: Cell, own: Cell) -> [Cell; 11] {
@@ -105,22 +107,23 @@ const fn cells(reader: Cell, foreign: Cell, own: Cell) -> [Cell; 11] {
 }
 
 /// Reads what belongs to an account.
-const READ: [Cell; 11] = cells(Cell::Done, Cell::NOT_FOUND, Cell::Done);
+const READ: Cells = &cells(Cell::Done, Cell::NOT_FOUND, Cell::Done);
 /// Reads whatever the caller reaches.
-const SEARCH: [Cell; 11] = cells(Cell::Done, Cell::Hidden, Cell::Done);
+const SEARCH: Cells = &cells(Cell::Done, Cell::Hidden, Cell::Done);
 /// Changes what belongs to an account.
-const WRITE: [Cell; 11] = cells(Cell::DENIED, Cell::NOT_FOUND, Cell::Done);
+const WRITE: Cells = &cells(Cell::DENIED, Cell::NOT_FOUND, Cell::Done);
 /// Changes what of an account is not its own to change.
-const GOVERN: [Cell; 11] = cells(Cell::DENIED, Cell::NOT_FOUND, Cell::DENIED);
+const GOVERN: Cells = &cells(Cell::DENIED, Cell::NOT_FOUND, Cell::DENIED);
 /// Changes what belongs to no account.
-const RULE: [Cell; 11] = cells(Cell::DENIED, Cell::DENIED, Cell::DENIED);
+const RULE: Cells = &cells(Cell::DENIED, Cell::DENIED, Cell::DENIED);
 
+/// A row of a call that only reads.
 const fn row(
     call: &'static str,
     what: &'static str,
     scope: &'static str,
     request: fn(&Target) -> Vec<u8>,
-    cells: [Cell; 11],
+    cells: Cells,
 ) -> Row {
     Row { call, what, scope, request, changes: false, cells }
 }
@@ -131,7 +134,7 @@ const fn change(
     what: &'static str,
     scope: &'static str,
     request: fn(&Target) -> Vec<u8>,
-    cells: [Cell; 11],
+    cells: Cells,
 ) -> Row {
     Row { call, what, scope, request, changes: true, cells }
 }
@@ -163,7 +166,7 @@ const QUERY_AUDIT: &str = "/latchkey.v1.AuditService/QueryAudit";
 
 pub(super) const ROWS: &[Row] = &[
     // Where `grpc.callers = "key"`: about any token, whosever it is.
-    row(AUTHORIZE, "a token", DECIDE, authorize, cells(Cell::DENIED, Cell::Done, Cell::Done)),
+    row(AUTHORIZE, "a token", DECIDE, authorize, &cells(Cell::DENIED, Cell::Done, Cell::Done)),
     change(CREATE_KEY, "a key", WRITE_KEYS, create_key, WRITE),
     row(GET_KEY, "a key", READ_KEYS, get_key, READ),
     row(LOOKUP_KEY, "by token", READ_KEYS, lookup_token, SEARCH),
@@ -182,7 +185,7 @@ pub(super) const ROWS: &[Row] = &[
     row(UPDATE_ACCOUNT, "its plan", WRITE_ACCOUNTS, plan_account, GOVERN),
     row(UPDATE_ACCOUNT, "its suspension", WRITE_ACCOUNTS, resume_account, GOVERN),
     change(UPDATE_ACCOUNT, "why it is", WRITE_ACCOUNTS, explain_account, GOVERN),
-    row(GET_POLICY, "", READ_POLICY, get_policy, cells(Cell::Done, Cell::Done, Cell::Done)),
+    row(GET_POLICY, "", READ_POLICY, get_policy, &cells(Cell::Done, Cell::Done, Cell::Done)),
     row(APPLY_POLICY, "a trial", WRITE_POLICY, |it| bytes(&policy(it, true)), RULE),
     change(APPLY_POLICY, "", WRITE_POLICY, |it| bytes(&policy(it, false)), RULE),
     row(QUERY_AUDIT, "of an account", READ_AUDIT, audit_account, READ),

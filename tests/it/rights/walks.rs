@@ -94,20 +94,20 @@ async fn a_page_token_with_other_arguments_or_damaged_leads_nowhere() {
     for change in others {
         let mut other = next.clone();
         change(&mut other);
-        assert_leads_nowhere(keys.list_keys(other).await.unwrap_err());
+        assert_leads_nowhere(&keys.list_keys(other).await.unwrap_err());
     }
     let elsewhere = ListAccountsRequest { page_token: token.clone(), ..Default::default() };
     let mut accounts = office.server.accounts(&office.root).await;
-    assert_leads_nowhere(accounts.list_accounts(elsewhere).await.unwrap_err());
+    assert_leads_nowhere(&accounts.list_accounts(elsewhere).await.unwrap_err());
     let elsewhere = QueryAuditRequest { page_token: token.clone(), ..Default::default() };
     let mut audits = office.server.audits(&office.root).await;
-    assert_leads_nowhere(audits.query_audit(elsewhere).await.unwrap_err());
+    assert_leads_nowhere(&audits.query_audit(elsewhere).await.unwrap_err());
     // The list is the same for an operator of its account, the token is not.
     let mut own = office.server.keys(&office.operator().await).await;
-    assert_leads_nowhere(own.list_keys(next.clone()).await.unwrap_err());
+    assert_leads_nowhere(&own.list_keys(next.clone()).await.unwrap_err());
     for damaged in damaged(&token) {
         let request = ListKeysRequest { page_token: damaged, ..next.clone() };
-        assert_leads_nowhere(keys.list_keys(request).await.unwrap_err());
+        assert_leads_nowhere(&keys.list_keys(request).await.unwrap_err());
     }
 }
 
@@ -122,7 +122,7 @@ fn damaged(token: &str) -> Vec<String> {
     changed.chain(cut).chain(more).chain(["A".repeat(100_000 / 2)]).collect()
 }
 
-fn assert_leads_nowhere(refused: Status) {
+fn assert_leads_nowhere(refused: &Status) {
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     let details = refused.get_error_details();
     let fields = &details.bad_request().unwrap().field_violations;

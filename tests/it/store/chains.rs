@@ -73,8 +73,10 @@ pub(crate) async fn no_chain_of_keys_exceeds_its_root(store: Shared) {
     let seen = |what: &str| told.get(what).copied().unwrap_or_default();
     let enough =
         ["done", "GRANT_EXCEEDED", "INVALID_CREDENTIAL", "PERMISSION_DENIED", "KEY_ROTATED"];
-    assert!(told["done"] < 300 || enough.iter().all(|what| seen(what) > 30), "{told:?}");
-    println!("{told:?}");
+    let is_short = chosen().count() < 400;
+    assert!(is_short || enough.iter().all(|what| seen(what) > 30), "{told:?}");
+    #[expect(clippy::print_stdout, reason = "the figures of the long form")]
+    let () = println!("{told:?}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "how far a test goes is for whoever runs it to say")]
@@ -252,28 +254,26 @@ impl<'a> Chain<'a> {
         let reasons = self.oracle(&maker).revoke(&key);
         let answer = self.send(&maker, command).await;
         if let Ok(done) = &answer {
+            let lineage = if with_created { self.keys.len() } else { 0 };
             let mut expected: BTreeSet<_> = BTreeSet::from([key.id]);
-            while with_created {
-                let more: BTreeSet<_> = self.made_by(&expected, &maker).collect();
-                if more.is_subset(&expected) {
-                    break;
-                }
-                expected.extend(more);
+            for _ in 0..lineage {
+                expected.extend(self.made_by(&expected, &maker));
             }
             let is_live =
                 |id: &KeyId| self.keys.iter().any(|key| key.id == *id && key.revocation.is_none());
-            let expected: BTreeSet<_> = expected.into_iter().filter(is_live).collect();
+            expected.retain(is_live);
             assert_eq!(BTreeSet::from_iter(done.revoked.clone()), expected, "{}", self.number);
         }
         self.judge(answer, &reasons, "revoke").await
     }
 
-    fn made_by(&self, makers: &BTreeSet<KeyId>, by: &KeyRecord) -> impl Iterator<Item = KeyId> {
+    /// What these keys made, as far as `by` reaches.
+    fn made_by(&self, makers: &BTreeSet<KeyId>, by: &KeyRecord) -> Vec<KeyId> {
         let is_one = |key: &&KeyRecord| {
             let is_reached = by.account.as_str() == "latchkey" || by.account == key.account;
             is_reached && makers.iter().any(|maker| key.created_by == Actor::Key(*maker))
         };
-        self.keys.iter().filter(is_one).map(|key| key.id).collect::<Vec<_>>().into_iter()
+        self.keys.iter().filter(is_one).map(|key| key.id).collect()
     }
 
     /// Compares what came of a command with what the oracle says, and looks at every key of the chain.

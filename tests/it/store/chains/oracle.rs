@@ -40,8 +40,8 @@ impl Oracle<'_> {
         let mut reasons = self.maker_and_reach(before);
         reasons.extend(before.revocation.is_some().then_some(Reason::KeyRevoked.as_str()));
         let after = change.clone().apply(before);
-        reasons.extend(change.scopes.iter().flat_map(|scopes| self.unknown(scopes)));
-        reasons.extend(change.grantable_scopes.iter().flat_map(|scopes| self.unknown(scopes)));
+        reasons.extend(change.scopes.iter().filter_map(|scopes| self.unknown(scopes)));
+        reasons.extend(change.grantable_scopes.iter().filter_map(|scopes| self.unknown(scopes)));
         if after.expire_time != before.expire_time {
             reasons.extend(over(&after, self.now).then_some(Reason::InvalidField.as_str()));
             let is_longer = lifetime(&after) > lifetime(before);
