@@ -156,6 +156,7 @@ pub struct Log {
 
 impl Config {
     /// Every field by its path, in the order in which they are shown: those without a section first.
+    #[expect(clippy::too_many_lines, reason = "a list, in which every field stands once")]
     fn settings(&mut self) -> Vec<(&'static str, &mut dyn Setting)> {
         let Self {
             root_token,
