@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -43,7 +44,9 @@ mod tls;
 mod wire;
 
 mod count;
+mod frames;
 mod greeting;
+mod untaken;
 
 /// What can be served: any tower service over HTTP that is always ready, for it is not asked. A
 /// shorthand for bounds, implemented by nobody.
@@ -58,7 +61,10 @@ pub trait HttpService:
     + 'static
 {
     /// The body of its answers.
-    type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
 }
 
 impl<S, B> HttpService for S
@@ -66,7 +72,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     S::Future: Send + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     type Body = B;
 }
@@ -92,6 +98,12 @@ pub struct Limits {
     pub max_header_bytes: u32,
     /// The payload of an HTTP/2 frame.
     pub max_frame_bytes: u32,
+    /// What a peer may send on a stream before somebody reads it.
+    pub stream_window_bytes: u32,
+    /// What a peer may send on all streams together before somebody reads it.
+    pub connection_window_bytes: u32,
+    /// What is gathered of one answer for a peer that is slow to take it.
+    pub send_buffer_bytes: usize,
     /// Streams reset by the peer before we took them up; more end the connection (Rapid Reset).
     pub max_pending_reset_streams: usize,
     /// Streams reset by us for the peer's errors; more end the connection.
@@ -99,6 +111,8 @@ pub struct Limits {
     /// Time to complete the handshake: that of TLS, then preface, SETTINGS and its acknowledgement, or
     /// the first request's head (HTTP/1).
     pub handshake_timeout: Duration,
+    /// Time to take a piece (16 KiB) of an answer; a peer may have half of it, and never has more.
+    pub answer_timeout: Duration,
     /// Time to the end of the next request's head on an HTTP/1 connection. Proxies keep an idle one
     /// for less (nginx 60, Traefik and Go 90, Caddy 120 seconds), so it is they who close it, and they
     /// never send on one that we have just closed.
@@ -130,9 +144,13 @@ impl Default for Limits {
             max_streams: 256,
             max_header_bytes: 16 * 1024,
             max_frame_bytes: 16 * 1024,
+            stream_window_bytes: 64 * 1024,
+            connection_window_bytes: 1024 * 1024,
+            send_buffer_bytes: 64 * 1024,
             max_pending_reset_streams: 20,
             max_local_reset_streams: 128,
-            handshake_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(4),
+            answer_timeout: Duration::from_secs(4),
             http1_idle_timeout: Duration::from_mins(3),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(5),

@@ -35,7 +35,7 @@ use crate::telemetry::{self, Observer};
 /// as answered when it begins.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// The longest that a message takes to arrive.
-const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(4);
 /// The most that messages of administration may come to which are read or dealt with at once, each
 /// counted as the largest of its method: 1,024 calls, or 64 policies.
 const ROOM_KIB: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{fs, io, net, os};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::time::{Instant, sleep};
 
 use super::count::Counters;
@@ -32,7 +32,7 @@ impl Bound {
     /// called on a tokio runtime. A socket file that nobody listens on any more is replaced.
     pub async fn bind(name: &'static str, listen: &Listen) -> Result<Option<Self>, BindError> {
         let bound = match listen {
-            Listen::Tcp(address) => bind_tcp(*address).await,
+            Listen::Tcp(address) => bind_tcp(*address),
             Listen::Unix(path) => bind_unix(path).await,
             Listen::Off => return Ok(None),
         };
@@ -155,8 +155,15 @@ impl Drop for SocketFile {
     }
 }
 
-async fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, Listen)> {
-    let listener = TcpListener::bind(address).await?; // sets SO_REUSEADDR
+/// Connections that the kernel holds until they are accepted; the usual 128 are fewer than a fleet that
+/// reconnects at once. The machine may hold it lower (`net.core.somaxconn`).
+const BACKLOG: u32 = 1_024;
+
+fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, Listen)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
     let address = listener.local_addr()?;
     Ok((Listener::Tcp(listener), Listen::Tcp(address)))
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use super::bound::{Socket, Stream};
 use super::count::{Counters, Gauge};
 use super::tls::Tls;
+use super::untaken::{Answer, Patience, Untaken};
 use super::wire::{Tap, Wire};
 use super::workers::Seat;
 use super::{HttpService, Limits, Peer, Protocol};
@@ -78,16 +79,19 @@ pub(super) async fn serve<S: HttpService>(
     let Some(Opened { stream, peer, certified_for }) = opened else { return };
     let max_age = max_age.min(certified_for);
 
+    let (tap, calls, untaken) = (Tap::default(), Calls::default(), Untaken::default());
+    let mut patience = Patience::new(untaken.clone(), limits.answer_timeout);
+    let http = http_builder(terms.protocol, limits, calls.clone());
+    let wire = TokioIo::new(Wire::new(stream, tap.clone(), untaken.clone()));
     let caller = peer.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
+        let untaken = untaken.clone();
         // At once, without asking whether it is ready: a call's task then holds the future alone, and
         // not the service and the request beside it.
-        service.clone().call(request)
+        let answer = service.clone().call(request);
+        answer.map_ok(|answer| answer.map(|body| Answer::new(body, untaken)))
     });
-    let (tap, calls) = (Tap::default(), Calls::default());
-    let http = http_builder(terms.protocol, limits, calls.clone());
-    let wire = TokioIo::new(Wire::new(stream, tap.clone()));
     let mut connection = pin!(http.serve_connection(wire, service));
 
     let mut seat = Some(seat);
@@ -96,8 +100,12 @@ pub(super) async fn serve<S: HttpService>(
         select! {
             biased;
             ended = &mut connection => {
+                if tap.is_flooded() {
+                    counters.floods.increment();
+                }
                 return ended.unwrap_or_else(|error| tracing::debug!(%peer, error, "connection ended"));
             }
+            () = patience.ends() => return counters.answer_timeouts.increment(),
             () = tap.greeted(), if phase == Phase::Greeting => {
                 phase = Phase::Serving;
                 limit.set(sleep(max_age));
@@ -195,6 +203,9 @@ fn http_builder(protocol: Protocol, limits: &Limits, calls: Calls) -> Builder<Ca
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(limits.max_header_bytes)
         .max_frame_size(limits.max_frame_bytes)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_send_buf_size(limits.send_buffer_bytes)
         .max_pending_accept_reset_streams(limits.max_pending_reset_streams)
         .max_local_error_reset_streams(limits.max_local_reset_streams);
     match protocol {

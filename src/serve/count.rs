@@ -17,6 +17,10 @@ pub struct Counters {
     pub tls_refused: Counter,
     /// Connections sent away because of their age, or because their certificate expired.
     pub aged: Counter,
+    /// Connections dropped because the peer did not take its answers in time.
+    pub answer_timeouts: Counter,
+    /// Connections dropped because the peer sent too many frames that ask for nothing.
+    pub floods: Counter,
 }
 
 /// A number that only grows.

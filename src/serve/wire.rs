@@ -1,5 +1,5 @@
-//! What hyper does not do for a connection, done on its bytes: notice that the handshake is complete, and
-//! announce the end of the connection before hyper begins it.
+//! What hyper does not do for a connection, done on its bytes: notice that the handshake is complete, end it when
+//! its peer sends frames without end, and announce the end of the connection before hyper begins it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -10,8 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
+use super::frames::{Flood, Frames};
 use super::greeting::Greeting;
+use super::untaken::{Begun, Untaken};
 
 /// A connection's hold on its [`Wire`], which hyper owns. Both belong to one task.
 #[derive(Clone, Default)]
@@ -21,12 +24,18 @@ pub(super) struct Tap(Arc<Tapped>);
 struct Tapped {
     greeted: OnceLock<Version>,
     is_leaving: AtomicBool,
+    is_flooded: AtomicBool,
 }
 
 impl Tap {
     /// What the peer speaks; `None` until its greeting is complete.
     pub(super) fn version(&self) -> Option<Version> {
         self.0.greeted.get().copied()
+    }
+
+    /// Whether the connection has ended because its peer sent frames without end.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.0.is_flooded.load(Ordering::Relaxed)
     }
 
     /// Resolves when the greeting is complete. Must be polled after the connection: the bytes that wake
@@ -50,19 +59,82 @@ impl Tap {
 /// round trip before the GOAWAY that names the last stream.
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
+/// GOAWAY with `ENHANCE_YOUR_CALM` (RFC 9113 §7).
+const CALM_DOWN: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
+
 /// The stream of a connection.
 pub(super) struct Wire<T> {
     stream: T,
     tap: Tap,
-    greeting: Greeting,
+    hearing: Hearing,
+    untaken: Untaken,
+    /// While the socket takes no more.
+    blocked: Option<Begun>,
     /// What is still to be written of the announcement; `None` before it is due.
     announcement: Option<&'static [u8]>,
+    /// Nothing was written since the last flush, so that a frame can be put in.
+    is_between_frames: bool,
+}
+
+/// What is heard from the peer.
+enum Hearing {
+    Greeting(Greeting),
+    /// A request's head has been heard, and the rest is hyper's.
+    Http1,
+    Http2(Frames),
 }
 
 impl<T> Wire<T> {
-    pub(super) fn new(stream: T, tap: Tap) -> Self {
-        Self { stream, tap, greeting: Greeting::START, announcement: None }
+    pub(super) fn new(stream: T, tap: Tap, untaken: Untaken) -> Self {
+        let hearing = Hearing::Greeting(Greeting::START);
+        let (blocked, announcement) = (None, None);
+        Self { stream, tap, hearing, untaken, blocked, announcement, is_between_frames: true }
     }
+
+    fn hear(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+        while let (Hearing::Greeting(greeting), [byte, rest @ ..]) = (&mut self.hearing, bytes) {
+            bytes = rest;
+            *greeting = greeting.then(*byte);
+            match *greeting {
+                Greeting::Complete(Version::HTTP_2) => {
+                    self.hearing = Hearing::Http2(Frames::new(now()));
+                }
+                Greeting::Complete(version) => {
+                    self.tap.0.greeted.get_or_init(|| version);
+                    self.hearing = Hearing::Http1;
+                }
+                _ => {}
+            }
+        }
+        let Hearing::Http2(frames) = &mut self.hearing else { return Ok(()) };
+        frames.hear(bytes, now)?;
+        if frames.are_settled() {
+            self.tap.0.greeted.get_or_init(|| Version::HTTP_2);
+        }
+        Ok(())
+    }
+
+    /// Notes what came of a write.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        self.is_between_frames = false;
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.blocked = None;
+                if let Hearing::Http2(frames) = &mut self.hearing {
+                    frames.wrote(*bytes);
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                let _ = self.blocked.get_or_insert_with(|| self.untaken.begin());
+            }
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is where the pace of a peer is measured")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl<T: AsyncWrite + Unpin> Wire<T> {
@@ -76,9 +148,18 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
         }
         Poll::Ready(Ok(()))
     }
+
+    /// The error that ends the connection; the peer is told when that is possible at once.
+    fn flooded(&mut self, cx: &mut Context<'_>) -> io::Error {
+        self.tap.0.is_flooded.store(true, Ordering::Relaxed);
+        if self.is_between_frames && !matches!(self.announcement, Some([_, ..])) {
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &CALM_DOWN);
+        }
+        io::Error::other("the peer sends too many frames that ask for nothing")
+    }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -86,14 +167,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let mut read = buf.filled()[before..].iter();
-        while let (None, Some(byte)) = (self.tap.version(), read.next()) {
-            self.greeting = self.greeting.then(*byte);
-            if let Greeting::Complete(version) = self.greeting {
-                self.tap.0.greeted.get_or_init(|| version);
-            }
-        }
-        Poll::Ready(Ok(()))
+        let heard = self.hear(&buf.filled()[before..]);
+        Poll::Ready(heard.map_err(|Flood| self.flooded(cx)))
     }
 }
 
@@ -104,7 +179,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_announcement(cx))?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -113,7 +190,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_announcement(cx))?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -128,6 +207,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
             self.announcement = Some(&GOAWAY);
         }
         ready!(self.poll_announcement(cx))?;
+        self.is_between_frames = true;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -120,6 +120,8 @@ impl Levels {
     fn targets(&self) -> Targets {
         Targets::new()
             .with_default(self.own.min(LevelFilter::WARN))
+            // What these warn of, a peer can do a million times.
+            .with_targets([("h2", LevelFilter::ERROR), ("hyper", LevelFilter::ERROR)])
             .with_target("latchkey", self.own)
             .with_targets(self.parts.iter().cloned())
     }

@@ -17,6 +17,7 @@ mod revocation;
 mod store;
 mod truth;
 
+mod hostile;
 mod process;
 mod serving;
 mod telemetry;

@@ -111,7 +111,7 @@ async fn a_request_over_http1_completes_when_stopping() {
 // --- Limits -------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_does_not_complete_the_handshake_is_dropped_after_five_seconds() {
+async fn a_peer_that_does_not_complete_the_handshake_is_dropped_after_four_seconds() {
     let program = Program::start(&[]);
     let [incomplete @ .., complete] = silent_greetings();
     let mut waiting = Vec::new();
@@ -134,7 +134,7 @@ async fn a_peer_that_does_not_complete_the_handshake_is_dropped_after_five_secon
     for (index, stream) in waiting.iter_mut().enumerate() {
         let closed = timeout(Duration::from_secs(8), until_closed(stream)).await;
         let age = since.elapsed();
-        assert!(closed.is_ok() && age > Duration::from_millis(4_500), "{index}: {age:?}");
+        assert!(closed.is_ok() && age > Duration::from_millis(3_500), "{index}: {age:?}");
     }
     let still_open = timeout(Duration::from_secs(1), until_closed(&mut complete)).await;
     assert!(still_open.is_err(), "an idle peer that has completed it stays");

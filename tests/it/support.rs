@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 mod client;
 mod faulty;
+pub(crate) mod frames;
 mod server;
 
 pub(crate) use client::{Authed, message_of, reason_of};

@@ -18,7 +18,7 @@ use super::wire::{APPLY_POLICY, AUTHORIZE, CREATE_KEY, HEALTH, LIST_KEYS, frame,
 use super::{Rig, new_key};
 use crate::support::reason_of;
 
-/// A message has five seconds to arrive; what is more is the machine's.
+/// A message has four seconds to arrive; what is more is the machine's.
 const END_TIME_MAX: Duration = Duration::from_secs(9);
 
 /// A connection, and who calls on it.
@@ -108,7 +108,7 @@ async fn a_stranger_is_turned_away_before_the_message_has_come() {
 }
 
 #[tokio::test]
-async fn messages_that_never_end_are_ended_after_five_seconds() {
+async fn messages_that_never_end_are_ended_after_four_seconds() {
     let mut rig = Rig::start().await;
     let before = rig.head().await;
     let mut operator = Peer::connect(&rig, Some(&rig.root)).await;
