@@ -152,7 +152,7 @@ async fn run(
 
     let watched = Watched::open(&config, levels).await?;
     let store = &watched.store;
-    let ended = work(&watched, &config, dev.as_ref(), policy, listeners, stop).await;
+    let ended = work(&watched, &mut config, dev.as_ref(), policy, listeners, stop).await;
     // Whoever told us twice does not wait; what was answered is durable all the same.
     let is_urgent = matches!(ended, Ok(End::Hurried));
     if !is_urgent && tokio::time::timeout(CLOSE_TIME_MAX, store.close()).await.is_err() {
@@ -172,7 +172,7 @@ async fn run(
 /// All that is done with an open store; whoever opened it closes it, however this ends.
 async fn work(
     watched: &Watched,
-    config: &Config,
+    config: &mut Config,
     dev: Option<&dev::Session>,
     policy: Option<Policy>,
     listeners: Listeners,
@@ -182,8 +182,9 @@ async fn work(
     let clock = clock(&**store).await?;
     let entropy: Arc<dyn Entropy> = Arc::new(MachineEntropy);
     let mut telling = Telling::new(config, &watched.metrics, &clock, &entropy);
-    let prefix = prefix(config)?;
     let chosen = root::Chosen::by(config, dev);
+    let config = &*config;
+    let prefix = prefix(config)?;
     let policy = || policy.map_or_else(|| first_policy(config, dev), Ok);
     root::seed(&**store, &*clock, &*entropy, &prefix, policy, chosen).await?;
 

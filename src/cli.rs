@@ -22,6 +22,7 @@ use self::profiles::ProfileCommand;
 use self::server::ServerArguments;
 use self::settings::ConfigArguments;
 use crate::failure::Failures;
+use crate::machine;
 
 mod process;
 mod settings;
@@ -187,6 +188,10 @@ struct HealthArguments {
 
 /// Does what the arguments say, with this environment.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> ExitCode {
+    if let Err(error) = machine::shield() {
+        let text = format!("warning: a crash may write tokens to a core dump: {error}");
+        Console::new(Colour::Never, &environment).note(&text);
+    }
     let arguments: Vec<_> = arguments.into_iter().collect();
     // Before anything else can repeat it.
     if arguments.iter().any(|argument| token::looks_like_one(&argument.to_string_lossy())) {
@@ -196,7 +201,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            drop(error.print()); // nobody is left to hear that it could not be printed
+            Console::misunderstood(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
     };

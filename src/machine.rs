@@ -1,10 +1,12 @@
-//! Where the machine's clocks and randomness enter; everything else is handed a `Clock` or an `Entropy`.
+//! Where the machine's clocks and randomness enter; everything else is handed a `Clock` or an `Entropy`. And what
+//! the machine is told of us: that our memory, which holds tokens, is nobody's to look at.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::TryRng as _;
 use rand::rngs::SysRng;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::time::{ClockId, Timespec};
 
 use crate::clock::{Clock, Entropy, SteadyClock, Timestamp};
@@ -71,7 +73,7 @@ pub fn open_files() -> Option<u64> {
 /// The most file descriptors that may be open; `None` when there is no bound.
 #[must_use]
 pub fn open_files_max() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    rustix::process::getrlimit(Resource::Nofile).current
 }
 
 /// The name of this machine.
@@ -79,6 +81,15 @@ pub fn open_files_max() -> Option<u64> {
 pub fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned())
+}
+
+/// Sees to it that this process leaves no core dump, and that no other process of this user reads its memory or its
+/// environment. Buffers of libraries cannot be wiped, so this is what keeps the tokens in them.
+pub fn shield() -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
 }
 
 /// The operating system's generator.

@@ -256,6 +256,8 @@ fn checksum(checked: &[u8]) -> [u8; CHECKSUM_CHARS] {
 
 // === Tokens where they do not belong ===
 
+/// What stands in the place of what may be a token.
+const NOT_REPEATED: &str = "(not repeated: it may be a token)";
 /// How many characters of a caller's text an error repeats.
 const QUOTED_CHARS_MAX: usize = 40;
 /// A run of letters and digits this long, capitals among them, may be part of a secret.
@@ -269,7 +271,7 @@ pub fn quoted(text: &str) -> String {
         run.len() >= SUSPICIOUS_CHARS && run.bytes().any(|byte| byte.is_ascii_uppercase())
     });
     if is_suspicious || is_in(text) {
-        return "(not repeated: it may be a token)".to_owned();
+        return NOT_REPEATED.to_owned();
     }
     let cut = if text.chars().nth(QUOTED_CHARS_MAX).is_some() { "…" } else { "" };
     let start: String = text.chars().take(QUOTED_CHARS_MAX).flat_map(char::escape_debug).collect();
@@ -286,6 +288,39 @@ pub fn is_in(text: &str) -> bool {
             .filter_map(|prefix| bytes.get(at.checked_sub(prefix)?..end))
             .any(|token| parse(token).is_ok())
     })
+}
+
+/// The text with what may be a token, or the secret part of one, taken out: for what is shown to the person who
+/// wrote it, perhaps in a place where tokens do not belong.
+#[must_use]
+pub fn without_tokens(text: &str) -> String {
+    let mut shown = text.to_owned();
+    for word in words(text).filter(|word| resembles_one(word) || resembles_secret(word)) {
+        shown = shown.replace(word, NOT_REPEATED);
+    }
+    shown
+}
+
+/// The words of a text that could be a token, or hold one.
+pub fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+}
+
+/// Whether a word has the environment of a token in it, and something like a secret behind it.
+#[must_use]
+pub fn resembles_one(word: &str) -> bool {
+    ["_live_", "_test_"].iter().flat_map(|name| word.match_indices(name)).any(|(at, name)| {
+        word[at + name.len()..].split('_').any(|run| run.len() >= SUSPICIOUS_CHARS)
+    })
+}
+
+/// Whether a word is like the secret part of a token, without what comes before.
+fn resembles_secret(word: &str) -> bool {
+    let has = |is: fn(&u8) -> bool| word.as_bytes().iter().any(is);
+    word.len() >= RANDOM_CHARS
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit)
 }
 
 /// What is said of a text that holds a token.
@@ -338,6 +373,29 @@ mod tests {
         let token = Token::from_text("hm_live_0000000000000000000000000000002dlYSp").unwrap();
         assert_eq!(format!("{token:?}"), "Token([redacted])");
         assert_eq!(token.hint(), "hm_live_0000...lYSp");
+    }
+
+    #[test]
+    fn a_text_is_shown_without_the_tokens_in_it() {
+        let token = "hm_live_0000000000000000000000000000002dlYSp";
+        let told = format!("cannot read `{token}`: no");
+        assert_eq!(without_tokens(&told), format!("cannot read `{NOT_REPEATED}`: no"));
+        for part in [
+            &token[..20],
+            &token[2..],
+            "abcdefghijklmnopqrstuvwxyzABCD4Sf8P8",
+            "x_test_000000000000",
+        ] {
+            assert_eq!(without_tokens(part), NOT_REPEATED, "{part}");
+        }
+        for text in [
+            "",
+            "é LATCHKEY__GRPC__LISTEN_FILE",
+            "hm_live_…",
+            "latchkey.v1.AuthorizationService/Authorize",
+        ] {
+            assert_eq!(without_tokens(text), text);
+        }
     }
 
     #[test]

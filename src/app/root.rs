@@ -26,9 +26,10 @@ pub(super) enum Chosen {
 
 impl Chosen {
     /// By the configuration; a development session keeps it beside its store.
-    pub(super) fn by(config: &Config, dev: Option<&Session>) -> Self {
-        if let Some(token) = &config.root_token {
-            return Self::Given(token.clone());
+    pub(super) fn by(config: &mut Config, dev: Option<&Session>) -> Self {
+        // Taken, so that it is wiped when it was used, and not kept for as long as the process lives.
+        if let Some(token) = config.root_token.take() {
+            return Self::Given(token);
         }
         let beside = match dev {
             Some(session) => return Self::Made(Delivery::File(session.root_token_file())),

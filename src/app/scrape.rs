@@ -76,11 +76,21 @@ impl Sources {
 
     fn scrape_listeners(&self, all: &mut Snapshot) {
         for (listener, counters) in &self.listeners {
-            let Counters { open, accepted, handshake_timeouts, tls_refused, aged } = &**counters;
+            let Counters {
+                open,
+                accepted,
+                handshake_timeouts,
+                tls_refused,
+                aged,
+                answer_timeouts,
+                floods,
+            } = &**counters;
             all.add(&table::CONNECTIONS, [*listener], Value::Count(open.get() as u64));
             all.add(&table::CONNECTIONS_ACCEPTED, [*listener], Value::Count(accepted.get()));
             for (cause, count) in [
                 ("age", aged),
+                ("answer_timeout", answer_timeouts),
+                ("flood", floods),
                 ("handshake_timeout", handshake_timeouts),
                 ("tls_refused", tls_refused),
             ] {

@@ -13,6 +13,7 @@ use super::tree::Tree;
 use super::{Environment, Outcome};
 use crate::failure::{Failure, Failures};
 use crate::policy::has_unprintable;
+use crate::token;
 
 /// When to colour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -171,11 +172,20 @@ impl Console {
         let mut stderr = io::stderr().lock();
         for failure in &failures.0 {
             // When stderr is gone as well, the exit code has to do.
-            drop(writeln!(stderr, "{error} {}", printable(&failure.message)));
+            let message = token::without_tokens(&failure.message);
+            drop(writeln!(stderr, "{error} {}", printable(&message)));
             if let Some(text) = &failure.help {
-                drop(writeln!(stderr, "{help} {}", printable(text)));
+                drop(writeln!(stderr, "{help} {}", printable(&token::without_tokens(text))));
             }
         }
+    }
+
+    /// Writes what clap has to say, which may repeat an argument.
+    pub(super) fn misunderstood(error: &clap::Error) {
+        let text = error.render().to_string();
+        let shown = token::without_tokens(&text);
+        // Nobody is left to hear that it could not be printed.
+        drop(if shown == text { error.print() } else { write!(io::stderr(), "{shown}") });
     }
 
     /// The exit code, after what went wrong was written.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::console::Console;
 use super::settings::ConfigArguments;
 use super::{Dev, Environment, Outcome, ServeArguments};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Origin};
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::{app, telemetry};
@@ -22,6 +22,13 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
         refuse_another_store(&loaded)?;
     }
     let levels = telemetry::start(&loaded.config.log);
+    if let Some(Origin::Environment(name)) = loaded.origins.get("root_token")
+        && !name.ends_with("_FILE")
+    {
+        tracing::warn!(
+            "{name} stays in this process's environment for as long as it lives; name a file that holds the token in {name}_FILE"
+        );
+    }
     app::serve(loaded.config, dev, levels)
 }
 

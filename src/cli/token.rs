@@ -30,9 +30,7 @@ pub(super) fn well_formed(text: &[u8]) -> Result<Token, Failure> {
 
 /// Whether an argument is a token, or so much like one that it may be one with a slip in it.
 pub(super) fn looks_like_one(argument: &str) -> bool {
-    let tails = ["_live_", "_test_"].into_iter().filter_map(|word| argument.split_once(word));
-    let is_tail = |tail: &str| tail.len() >= 20 && tail.bytes().all(|b| b.is_ascii_alphanumeric());
-    token::is_in(argument) || tails.into_iter().any(|(_, tail)| is_tail(tail))
+    token::words(argument).any(token::resembles_one)
 }
 
 /// The answer to a token on the command line.

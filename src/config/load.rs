@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::Config;
 use super::setting::Given;
 use super::telemetry::{STANDARD, STANDARD_OFF};
@@ -244,9 +246,13 @@ fn place(text: &str, at: usize) -> String {
     format!(" (line {line}, column {column})")
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+/// The text of a file, wiped when dropped: there may be a token in it.
+fn read_bounded(path: &Path) -> io::Result<Zeroizing<String>> {
+    let file = File::open(path)?;
+    // Room for all of it, so that no copy stays behind when it grows.
+    let bytes = file.metadata()?.len().min(FILE_BYTES_MAX);
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(bytes).unwrap_or(0) + 1));
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use zeroize::Zeroize as _;
 
 use super::{Callers, convert, credential, status};
 use crate::authorizer::Authorizer;
@@ -59,15 +60,26 @@ impl Decisions {
     }
 }
 
+/// A question whose token is wiped when it was answered, or not.
+struct Wiped(Request<AuthorizeRequest>);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.get_mut().token.zeroize();
+    }
+}
+
 #[tonic::async_trait]
 impl AuthorizationService for Decisions {
     async fn authorize(
         &self,
         request: Request<AuthorizeRequest>,
     ) -> Result<Response<AuthorizeResponse>, Status> {
+        let request = Wiped(request);
+        let request = &request.0;
         let peer = request.extensions().get::<Peer>();
         let mut watch = self.observer.grpc_decision(request.metadata().as_ref(), peer);
-        match self.decide(&request, &mut watch.lookup).await {
+        match self.decide(request, &mut watch.lookup).await {
             Ok(decision) => {
                 let who = decision.identity.as_ref();
                 watch.end(Outcome::of(&decision), who, Ended::Grpc("OK"));

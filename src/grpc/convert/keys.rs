@@ -8,6 +8,8 @@ use super::{
     account_id, environment, environment_if_any, environment_to_proto, given, instant, key_id,
     mask, not_in_mask, optional, page_size, position, request_id, span, texts, timestamp, whole,
 };
+use zeroize::Zeroizing;
+
 use crate::account::{check_comment, check_display_name, check_labels};
 use crate::clock::Timestamp;
 use crate::error::{Error, Violations};
@@ -86,7 +88,7 @@ pub(in crate::grpc) fn create(
 pub(in crate::grpc) fn lookup(request: v1::LookupKeyRequest) -> Result<LookupBy, Error> {
     let v1::LookupKeyRequest { by } = request;
     match by {
-        Some(lookup_key_request::By::Token(token)) => digest(&token).map(LookupBy::Digest),
+        Some(lookup_key_request::By::Token(token)) => digest(token).map(LookupBy::Digest),
         Some(lookup_key_request::By::Hint(hint))
             if !hint.is_empty() && hint.len() <= HINT_BYTES_MAX =>
         {
@@ -196,7 +198,7 @@ pub(in crate::grpc) fn revoke(request: v1::RevokeKeyRequest) -> Result<Revoke, E
     let v1::RevokeKeyRequest { target, reason, comment, wait, revoke_created } = request;
     let target = match target {
         Some(revoke_key_request::Target::KeyId(id)) => KeyTarget::Id(key_id("key_id", &id)?),
-        Some(revoke_key_request::Target::Token(token)) => KeyTarget::Digest(digest(&token)?),
+        Some(revoke_key_request::Target::Token(token)) => KeyTarget::Digest(digest(token)?),
         None => return Err(Error::invalid("target", "is missing; send `key_id` or `token`")),
     };
     let mut violations = Violations::default();
@@ -224,8 +226,9 @@ pub(in crate::grpc) fn rotate(request: v1::RotateKeyRequest) -> Result<Rotate, E
     Ok(Rotate { id, overlap: overlap.unwrap_or_default(), request_id })
 }
 
-/// The digest of a token that somebody found; what was sent is not given back.
-fn digest(token: &str) -> Result<Digest, Error> {
+/// The digest of a token that somebody found; what was sent is not given back, but wiped.
+fn digest(token: String) -> Result<Digest, Error> {
+    let token = Zeroizing::new(token);
     token::parse(token.as_bytes())
         .map(|parsed| parsed.digest())
         .map_err(|fault| Error::invalid("token", format!("is not a token: {fault}")))
