@@ -262,6 +262,8 @@ const NOT_REPEATED: &str = "(not repeated: it may be a token)";
 const QUOTED_CHARS_MAX: usize = 40;
 /// A run of letters and digits this long, capitals among them, may be part of a secret.
 const SUSPICIOUS_CHARS: usize = 12;
+/// A run this long behind `_live_` or `_test_` may be part of a secret, whatever it is made of.
+const LONG_CHARS: usize = 20;
 
 /// A caller's text as a message may repeat it, in backquotes: its beginning, without characters that a
 /// terminal would obey. What may be a token, or a part of one, is not repeated.
@@ -278,16 +280,17 @@ pub fn quoted(text: &str) -> String {
     format!("`{start}{cut}`")
 }
 
-/// Whether a well-formed token stands in a text: somebody put a secret where everybody can read it.
+/// Whether a token stands in a text, whole, cut short or with a slip in it: somebody put a secret where everybody can
+/// read it.
 #[must_use]
 pub fn is_in(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    ["_live_", "_test_"].iter().flat_map(|word| text.match_indices(word)).any(|(at, word)| {
-        let end = at + word.len() + TAIL_CHARS;
-        (PREFIX_CHARS_MIN..=PREFIX_CHARS_MAX)
-            .filter_map(|prefix| bytes.get(at.checked_sub(prefix)?..end))
-            .any(|token| parse(token).is_ok())
-    })
+    has_likeness(text) || words(text).any(|word| word.split('_').any(resembles_whole_secret))
+}
+
+/// The same, but the secret alone, without what a token begins with, is none: other texts can look like it.
+#[must_use]
+pub fn has_likeness(text: &str) -> bool {
+    words(text).any(resembles_one)
 }
 
 /// The text with what may be a token, or the secret part of one, taken out: for what is shown to the person who
@@ -302,25 +305,34 @@ pub fn without_tokens(text: &str) -> String {
 }
 
 /// The words of a text that could be a token, or hold one.
-pub fn words(text: &str) -> impl Iterator<Item = &str> {
+fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
 }
 
 /// Whether a word has the environment of a token in it, and something like a secret behind it.
-#[must_use]
-pub fn resembles_one(word: &str) -> bool {
-    ["_live_", "_test_"].iter().flat_map(|name| word.match_indices(name)).any(|(at, name)| {
-        word[at + name.len()..].split('_').any(|run| run.len() >= SUSPICIOUS_CHARS)
-    })
+fn resembles_one(word: &str) -> bool {
+    let is_long =
+        |run: &str| run.len() >= LONG_CHARS || (run.len() >= SUSPICIOUS_CHARS && is_mixed(run));
+    ["_live_", "_test_"]
+        .iter()
+        .flat_map(|name| word.match_indices(name))
+        .any(|(at, name)| word[at + name.len()..].split('_').any(is_long))
+}
+
+/// Whether a run is just as long as the secret part of a token, and as mixed.
+fn resembles_whole_secret(run: &str) -> bool {
+    run.len() == TAIL_CHARS && is_mixed(run)
 }
 
 /// Whether a word is like the secret part of a token, without what comes before.
 fn resembles_secret(word: &str) -> bool {
+    word.len() >= RANDOM_CHARS && is_mixed(word)
+}
+
+/// Small letters, capitals and digits: hardly a word that somebody chose.
+fn is_mixed(word: &str) -> bool {
     let has = |is: fn(&u8) -> bool| word.as_bytes().iter().any(is);
-    word.len() >= RANDOM_CHARS
-        && has(u8::is_ascii_uppercase)
-        && has(u8::is_ascii_lowercase)
-        && has(u8::is_ascii_digit)
+    has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
 }
 
 /// What is said of a text that holds a token.
@@ -381,10 +393,10 @@ mod tests {
         let told = format!("cannot read `{token}`: no");
         assert_eq!(without_tokens(&told), format!("cannot read `{NOT_REPEATED}`: no"));
         for part in [
-            &token[..20],
+            &token[..28],
             &token[2..],
             "abcdefghijklmnopqrstuvwxyzABCD4Sf8P8",
-            "x_test_000000000000",
+            "x_test_00000000000000000000",
         ] {
             assert_eq!(without_tokens(part), NOT_REPEATED, "{part}");
         }
@@ -415,8 +427,14 @@ mod tests {
     fn a_token_is_found_in_a_text() {
         assert!(is_in("key: hm_live_0000000000000000000000000000002dlYSp."));
         assert!(is_in("x_hm_live_0000000000000000000000000000002dlYSp"));
-        assert!(!is_in("hm_live_0000000000000000000000000000002dlYSq"));
-        assert!(!is_in("_live_") && !is_in("on_live_systems"));
+        assert!(is_in("hm_live_0000000000000000000000000000002dlYSq"), "a slip in it");
+        assert!(is_in("hm_live_aB3aB3aB3aB3"), "a part of it");
+        assert!(is_in("hm_prod_abcdefghijklmnopqrstuvwxyzABCD4Sf8P8"), "all but its beginning");
+        for text in
+            ["", "_live_", "on_live_systems", "load_test_orchestrator", "hm_live_Ab12...Yz89"]
+        {
+            assert!(!is_in(text), "{text}");
+        }
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use super::{Environment, Outcome};
 use crate::config::{Config, Flag, Loaded, Sources};
 use crate::failure::Failures;
 use crate::serve::Listen;
+use crate::token;
 
 /// Flags that `serve`, `config` and `root` share.
 #[derive(Debug, Args)]
@@ -90,6 +91,7 @@ pub(super) fn show(
     environment: Environment,
     console: &mut Console,
 ) -> Outcome {
-    console.answer(&arguments.load(environment)?.into_toml());
+    // A token may stand where none belongs.
+    console.answer(&token::without_tokens(&arguments.load(environment)?.into_toml()));
     Ok(ExitCode::SUCCESS)
 }

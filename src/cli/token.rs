@@ -30,7 +30,7 @@ pub(super) fn well_formed(text: &[u8]) -> Result<Token, Failure> {
 
 /// Whether an argument is a token, or so much like one that it may be one with a slip in it.
 pub(super) fn looks_like_one(argument: &str) -> bool {
-    token::words(argument).any(token::resembles_one)
+    token::has_likeness(argument)
 }
 
 /// The answer to a token on the command line.

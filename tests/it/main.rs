@@ -18,6 +18,7 @@ mod store;
 mod truth;
 
 mod hostile;
+mod leaks;
 mod process;
 mod serving;
 mod telemetry;
