@@ -264,7 +264,7 @@ async fn a_connection_ends_with_its_client_certificate() {
 // --- Handshakes that do not end -------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_open_handshakes_end_after_five_seconds_and_stop_nobody() {
+async fn half_open_handshakes_end_after_four_seconds_and_stop_nobody() {
     /// The header of a record that announces a `ClientHello`, and never brings it.
     const HALF: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
     let site = Site::start().await;
