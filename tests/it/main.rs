@@ -8,6 +8,7 @@ mod administrator;
 mod api;
 mod audit;
 mod bad_input;
+mod bounds;
 mod lifecycle;
 mod limits;
 mod rights;

@@ -50,7 +50,7 @@ impl Canaries {
             let whole = &bytes[start..start + (bytes.len() - start) / 3 * 3];
             add(STANDARD_NO_PAD.encode(whole).as_bytes(), BASE64_CHARS);
         }
-        let hex: String = bytes[1..].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(&bytes[1..]);
         add(hex.as_bytes(), HEX_CHARS);
         add(hex.to_uppercase().as_bytes(), HEX_CHARS);
     }
@@ -69,12 +69,20 @@ impl Canaries {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
+}
+
+fn digit(value: u8) -> char {
+    char::from_digit(value.into(), 16).unwrap()
+}
+
 #[test]
 fn a_canary_is_found_in_each_form_and_its_hint_is_not() {
     let token = token();
     let mut canaries = Canaries::default();
     canaries.watch(&token);
-    let hex: String = token.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(token.as_bytes());
     for found in [
         token.clone(),
         format!("…{}…", &token[20..32]),
