@@ -149,7 +149,7 @@ fn durations(millis: u64) -> Vec<String> {
 /// A number, a product, or a shift.
 fn number(text: &str) -> Option<u64> {
     if let Some((number, bits)) = text.split_once("<<") {
-        return Some(self::number(bits).map(|bits| self::number(number).map(|it| it << bits))??);
+        return Some(self::number(number)? << self::number(bits)?);
     }
     text.split('*').map(|factor| factor.trim().replace('_', "").parse::<u64>().ok()).product()
 }
