@@ -117,6 +117,14 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn a_shielded_process_is_not_dumped() {
+        shield().unwrap();
+        let dumpable = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(dumpable, rustix::process::DumpableBehavior::NotDumpable);
+    }
+
+    #[test]
     fn random_numbers_differ() {
         assert_ne!(MachineEntropy.number(), MachineEntropy.number());
     }

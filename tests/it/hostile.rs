@@ -214,13 +214,10 @@ async fn once(attack: Arc<Attack>, address: SocketAddr) -> Duration {
     let since = now();
     stream.set_nodelay(true).unwrap();
     let (reader, writer) = stream.into_split();
-    let listening = tokio::spawn(listen(reader, attack.reads, attack.end));
-    let sending = tokio::spawn(async move { send(&attack, writer).await });
-    // A writer is told of the end before a reader that does not read.
     let ended = async {
         tokio::select! {
-            _ = listening => {}
-            _ = sending => {}
+            () = listen(reader, attack.reads, attack.end) => {}
+            () = send(&attack, writer) => {}
         }
     };
     let _ = timeout(PATIENCE, ended).await;

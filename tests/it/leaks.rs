@@ -299,6 +299,26 @@ async fn http1(address: std::net::SocketAddr, request: &[u8]) -> Vec<u8> {
     answer
 }
 
+#[tokio::test]
+async fn a_crash_of_the_service_leaves_no_dump() {
+    let server = Server::start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.process_id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let [soft, hard] = core.split_whitespace().skip(4).take(2).collect::<Vec<_>>()[..] else {
+        panic!("{core}");
+    };
+    assert_eq!((soft, hard), ("0", "0"));
+}
+
+#[tokio::test]
+async fn a_root_token_in_the_environment_is_warned_of() {
+    let root = token();
+    let server = Server::build().environment("LATCHKEY__ROOT_TOKEN", &root).start().await;
+    let log = server.log();
+    assert!(log.contains("name a file that holds the token in LATCHKEY__ROOT_TOKEN_FILE"), "{log}");
+    assert!(!log.contains(&root), "the token itself is not told");
+}
+
 /// What the types that hold tokens show when they are printed, as a panic would.
 #[test]
 fn a_panic_with_a_token_in_hand_does_not_tell_it() {
