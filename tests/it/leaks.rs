@@ -24,6 +24,7 @@ use self::canary::{Canaries, nearly, token};
 use self::messages::Api;
 use crate::support::frames::grpc_message;
 use crate::support::{Folder, Server};
+use crate::telemetry::collector::{Collector, Manner};
 
 mod canary;
 mod commands;
@@ -77,9 +78,13 @@ async fn no_token_is_written_anywhere() {
     let secrets = Folder::new();
     let root_file = secrets.path().join("root");
     std::fs::write(&root_file, &root).unwrap();
+    let collector = Collector::start(Manner::Takes).await;
     let mut server = Server::build()
         .environment("LATCHKEY__ROOT_TOKEN_FILE", root_file.to_str().unwrap())
         .environment("LATCHKEY__LOG__LEVEL", "trace")
+        .environment("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url())
+        .environment("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        .environment("LATCHKEY__TELEMETRY__SAMPLER", "always_on")
         .start()
         .await;
     let known = live_through(&server, &root, &mut canaries, &mut written).await;
@@ -102,6 +107,9 @@ async fn no_token_is_written_anywhere() {
     assert!(log.contains("\"TRACE\"") || log.contains("\"DEBUG\""), "the log is talkative");
     written.add("the log", log);
     written.add("stdout", server.printed());
+    let spans = collector.spans();
+    assert!(spans.len() > 100, "only {} spans", spans.len());
+    written.add("spans", format!("{spans:?}"));
     written.demand_none_of(&canaries);
 }
 

@@ -7,7 +7,7 @@ use latchkey::proto::v1::AuthorizeRequest;
 
 use crate::support::{Server, eventually};
 
-mod collector;
+pub(crate) mod collector;
 
 mod log;
 mod metrics;

@@ -37,7 +37,7 @@ use super::IN_TIME;
 use crate::support::eventually;
 
 /// A running collector; it ends when it is dropped.
-pub(super) struct Collector {
+pub(crate) struct Collector {
     address: SocketAddr,
     seen: Seen,
     task: JoinHandle<()>,
@@ -45,7 +45,7 @@ pub(super) struct Collector {
 
 /// Whether it answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(crate) enum Manner {
     Takes,
     Hangs,
 }
@@ -64,7 +64,7 @@ struct Received {
 }
 
 impl Collector {
-    pub(super) async fn start(manner: Manner) -> Self {
+    pub(crate) async fn start(manner: Manner) -> Self {
         let seen = Seen { manner, received: Arc::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -87,7 +87,7 @@ impl Collector {
         Self { address, seen, task }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
@@ -116,7 +116,7 @@ impl Collector {
         .await
     }
 
-    pub(super) fn spans(&self) -> Vec<(Resource, Span)> {
+    pub(crate) fn spans(&self) -> Vec<(Resource, Span)> {
         self.seen.received.lock().unwrap().spans.clone()
     }
 
