@@ -37,7 +37,7 @@ use self::watched::{Told, Watched};
 mod background;
 mod dev;
 mod readiness;
-mod root;
+pub mod root;
 mod scrape;
 mod stop;
 mod telling;

@@ -17,7 +17,7 @@ use crate::store::{Command, Done, Maker, Mutation, NewSecret, Store, StoreError}
 use crate::token::{Environment, Prefix, Token};
 
 /// Where the root token comes from, or goes to.
-pub(super) enum Chosen {
+pub enum Chosen {
     /// It was chosen by whoever configured us.
     Given(secrecy::SecretString),
     /// It is made here and goes there.
@@ -48,7 +48,7 @@ fn beside_the_store(path: &Path) -> PathBuf {
 
 /// Makes the reserved account, the policy and the root key, when the store is empty. The policy is
 /// asked for only then.
-pub(super) async fn seed(
+pub async fn seed(
     store: &dyn Store,
     clock: &dyn Clock,
     entropy: &dyn Entropy,

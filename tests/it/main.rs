@@ -13,7 +13,8 @@ mod lifecycle;
 mod limits;
 mod rights;
 
-mod durability;
+mod crash;
+mod faults;
 mod revocation;
 mod store;
 mod truth;

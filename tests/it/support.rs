@@ -11,17 +11,27 @@
 use std::path::{Path, PathBuf};
 
 mod client;
+mod dice;
+mod disk;
 mod faulty;
 pub(crate) mod frames;
 mod server;
 
-pub(crate) use client::{Authed, message_of, reason_of};
-pub(crate) use faulty::FaultyStore;
+pub(crate) use client::{Authed, Caller, message_of, reason_of};
+pub(crate) use dice::Dice;
+pub(crate) use disk::{Disk, Disturbance, Does, Survivors};
+pub(crate) use faulty::{Fault, FaultyStore};
 pub(crate) use server::{Server, eventually};
 
 /// The program under test.
 pub(crate) fn latchkey() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_latchkey"))
+}
+
+/// A line for whoever runs a test with `--nocapture`, as `tests/crash/run` does.
+#[expect(clippy::print_stdout, reason = "this is what a long run has to say")]
+pub(crate) fn say(line: impl std::fmt::Display) {
+    println!("{line}");
 }
 
 /// A `PATH` on which the tools are found that `./check` installs, and the program itself.

@@ -22,6 +22,12 @@ use super::tools_path;
 #[derive(Clone)]
 pub(crate) struct Caller(String);
 
+impl Caller {
+    pub(crate) fn new(token: &str) -> Self {
+        Self(token.to_owned())
+    }
+}
+
 impl Interceptor for Caller {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let value: MetadataValue<_> = format!("Bearer {}", self.0).parse().unwrap();
@@ -35,7 +41,12 @@ pub(crate) type Authed = InterceptedService<Channel, Caller>;
 
 impl Server {
     pub(crate) async fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.grpc())).unwrap().connect().await.unwrap()
+        self.try_channel().await.unwrap()
+    }
+
+    /// Of a server that may be gone.
+    pub(crate) async fn try_channel(&self) -> Result<Channel, tonic::transport::Error> {
+        Endpoint::from_shared(format!("http://{}", self.grpc())).unwrap().connect().await
     }
 
     pub(crate) async fn keys(&self, token: &str) -> KeyServiceClient<Authed> {
@@ -56,6 +67,13 @@ impl Server {
 
     pub(crate) async fn decisions(&self) -> AuthorizationServiceClient<Channel> {
         AuthorizationServiceClient::new(self.channel().await)
+    }
+
+    /// Of a server that may be gone.
+    pub(crate) async fn try_decisions(
+        &self,
+    ) -> Result<AuthorizationServiceClient<Channel>, tonic::transport::Error> {
+        self.try_channel().await.map(AuthorizationServiceClient::new)
     }
 
     /// One `Authorize` on a connection of its own.

@@ -1,4 +1,4 @@
-//! A store that is the real one, save that reads of it and changes can be held up or fail.
+//! A store that is the real one, save that reads of it and changes can be held up, and any call disturbed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,9 +17,15 @@ use latchkey::store::{
 use latchkey::token::Digest;
 use tokio::sync::{Notify, Semaphore, watch};
 
-/// The store, and what is done to its reads.
+use self::calls::Calls;
+
+mod calls;
+
+pub(crate) use calls::Fault;
+
+/// The store, and what is done to its calls.
 pub(crate) struct FaultyStore {
-    inner: Arc<dyn Store>,
+    calls: Calls,
     /// Reads take a permit *after* the store answered, so that what they bring is old by then.
     gate: Semaphore,
     held: AtomicBool,
@@ -38,7 +44,7 @@ pub(crate) struct FaultyStore {
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self {
-            inner,
+            calls: Calls::of(inner),
             gate: Semaphore::new(0),
             held: AtomicBool::new(false),
             reads_held: AtomicU64::new(0),
@@ -75,13 +81,33 @@ impl FaultyStore {
     pub(crate) fn let_a_change_go(&self) {
         self.changes.add_permits(1);
     }
+
+    /// The call of this number, counted from now, is disturbed.
+    pub(crate) fn disturb(&self, at: u64, fault: Fault) {
+        self.calls.disturb(at, fault);
+    }
+
+    /// The call that was disturbed, if it came.
+    pub(crate) fn disturbed(&self) -> Option<&'static str> {
+        self.calls.disturbed()
+    }
+
+    /// Nothing is disturbed any more, and what hangs goes on.
+    pub(crate) fn recover(&self) {
+        self.calls.recover();
+    }
+
+    /// Waits until a call hangs.
+    pub(crate) async fn a_call_hangs(&self) {
+        self.calls.one_hangs().await;
+    }
 }
 
 #[async_trait]
 impl Store for FaultyStore {
     async fn read(&self, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        let batch = self.inner.read(ask).await;
+        let batch = self.calls.call("read", |store| store.read(ask)).await;
         if self.held.load(Ordering::SeqCst) {
             self.reads_held.fetch_add(1, Ordering::SeqCst);
             self.a_read_is_held.notify_one();
@@ -98,7 +124,7 @@ impl Store for FaultyStore {
             self.a_change_is_held.notify_one();
             self.changes.acquire().await.unwrap().forget();
         }
-        let done = self.inner.mutate(mutation).await;
+        let done = self.calls.call("mutate", move |store| store.mutate(mutation)).await;
         if self.forget_outcome.load(Ordering::SeqCst) {
             return Err(StoreError::OutcomeUnknown("the connection broke".into()));
         }
@@ -106,15 +132,15 @@ impl Store for FaultyStore {
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.inner.key(id).await
+        self.calls.call("key", |store| store.key(id)).await
     }
 
     async fn key_by_digest(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
-        self.inner.key_by_digest(digest).await
+        self.calls.call("key_by_digest", |store| store.key_by_digest(digest)).await
     }
 
     async fn list_keys(&self, query: &KeyQuery) -> Result<Vec<KeyRecord>, StoreError> {
-        self.inner.list_keys(query).await
+        self.calls.call("list_keys", |store| store.list_keys(query)).await
     }
 
     async fn account(
@@ -122,34 +148,41 @@ impl Store for FaultyStore {
         id: &AccountId,
         now: Timestamp,
     ) -> Result<Option<(Account, u32)>, StoreError> {
-        self.inner.account(id, now).await
+        self.calls.call("account", |store| store.account(id, now)).await
     }
 
     async fn list_accounts(&self, query: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError> {
-        self.inner.list_accounts(query).await
+        self.calls.call("list_accounts", |store| store.list_accounts(query)).await
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
-        self.inner.audit(query).await
+        self.calls.call("audit", |store| store.audit(query)).await
     }
 
     async fn policy(&self) -> Result<(Policy, Position), StoreError> {
-        self.inner.policy().await
+        self.calls.call("policy", |store| store.policy()).await
     }
 
     async fn keep_time(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.inner.keep_time(now).await
+        self.calls.call("keep_time", |store| store.keep_time(now)).await
     }
 
     async fn kept_time(&self) -> Result<Timestamp, StoreError> {
-        self.inner.kept_time().await
+        self.calls.call("kept_time", |store| store.kept_time()).await
     }
 
     fn commits(&self) -> watch::Receiver<u64> {
-        self.inner.commits()
+        self.calls.commits()
     }
 
+    /// It answers nothing, so all that can happen to it is that it hangs.
     async fn close(&self) {
-        self.inner.close().await;
+        let closed = self.calls.call("close", |store| {
+            Box::pin(async {
+                store.close().await;
+                Ok(())
+            })
+        });
+        drop(closed.await);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,6 +72,11 @@ impl Server {
         self.store.clone()
     }
 
+    /// The folder that the database is in.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The token of the root key, from the file that it was written to.
     pub(crate) fn root_token(&self) -> String {
         let folder = self.folder.path();
@@ -120,6 +126,14 @@ impl Server {
     /// Waits for the end; panics when it does not come in time.
     pub(crate) async fn wait_for_end(&mut self, at_most: Duration) -> ExitStatus {
         eventually(at_most, "the server ends", || self.ended()).await
+    }
+
+    /// Ends it at once, in the middle of whatever it does.
+    pub(crate) async fn kill(&mut self) {
+        if self.ended().is_none() {
+            self.signal(rustix::process::Signal::KILL);
+        }
+        self.wait_for_end(Duration::from_secs(10)).await;
     }
 
     /// Tells it to stop, and waits.
@@ -183,6 +197,11 @@ impl Builder {
         self
     }
 
+    /// The folder that everything is to be in.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
@@ -190,6 +209,11 @@ impl Builder {
 
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn environments(mut self, variables: Vec<(String, String)>) -> Self {
+        self.environment.extend(variables);
         self
     }
 
