@@ -87,7 +87,7 @@ fn bounds() -> BTreeSet<(String, String)> {
             }
             if path.is_dir() {
                 left.push(path);
-            } else if relative.ends_with(".rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.extend(constants(&path).into_iter().map(|name| (relative.clone(), name)));
             }
         }
@@ -140,10 +140,10 @@ fn ways_to_say(value: &str) -> Vec<String> {
 
 fn durations(millis: u64) -> Vec<String> {
     let units = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)].into_iter();
-    let whole = units.filter(|(_, unit)| millis % unit == 0);
+    let whole = units.filter(|(_, unit)| millis.is_multiple_of(*unit));
     let said = whole.map(|(name, unit)| format!("{} {name}", grouped(millis / unit)));
     // Hours are also what a limit in hours is told in.
-    said.chain((millis % 3_600_000 == 0).then(|| grouped(millis / 3_600_000))).collect()
+    said.chain(millis.is_multiple_of(3_600_000).then(|| grouped(millis / 3_600_000))).collect()
 }
 
 /// A number, a product, or a shift.
@@ -158,7 +158,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

@@ -160,8 +160,7 @@ fn apply_as(maker: &KeyRecord, scope: &str) -> Mutation {
 pub(crate) async fn a_page_of_large_changes_is_cut_short(store: Shared) {
     let root = with_account(&store, "developer").await;
     let large = "x".repeat(500);
-    let mut policy = Policy::default();
-    policy.scopes = (0..900)
+    let scopes = (0..900)
         .map(|number| ScopeDefinition {
             name: format!("scope:number{number}"),
             description: large.clone(),
@@ -170,6 +169,7 @@ pub(crate) async fn a_page_of_large_changes_is_cut_short(store: Shared) {
             cost: 1,
         })
         .collect();
+    let mut policy = Policy { scopes, ..Policy::default() };
     for cost in [2, 3, 4] {
         policy.scopes[0].cost = cost;
         done(&store, by(&root, apply(policy.clone()))).await;
