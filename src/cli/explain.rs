@@ -67,6 +67,27 @@ enum Target {
     Malformed(token::Malformed),
 }
 
+/// When the request comes.
+#[derive(Clone, Copy)]
+struct Moment {
+    /// The instant that was named.
+    then: Option<Timestamp>,
+    /// By this machine's clock.
+    now: Timestamp,
+}
+
+impl Moment {
+    /// The instant that was named, else now: not before a change that was made, as the server's clock may
+    /// be ahead of this machine's.
+    fn after(&self, changes: &[&[AuditEntry]]) -> Timestamp {
+        let latest = changes.iter().filter_map(|entries| entries.first()?.time);
+        let latest = latest
+            .filter_map(|time| Timestamp::from_seconds_and_nanos(time.seconds, time.nanos))
+            .fold(self.now, Timestamp::max);
+        self.then.unwrap_or(latest)
+    }
+}
+
 /// Does what the command says.
 pub(super) fn run(
     arguments: &ExplainArguments,
@@ -85,8 +106,8 @@ pub(super) fn run(
     } = arguments;
     let target = target(key)?;
     let now = machine::wall_clock();
-    let at = at.map_or(now, |at| at.before(now));
-    if at > now {
+    let then = at.map(|at| at.before(now));
+    if then.is_some_and(|then| then > now) {
         console.note("That is in the future: this is what things come to if nobody changes them.");
     }
     let ask = Ask {
@@ -98,9 +119,9 @@ pub(super) fn run(
         }),
     };
     let explanation = match target {
-        Target::Malformed(fault) => Explanation::of_malformed(fault, at),
+        Target::Malformed(fault) => Explanation::of_malformed(fault, then.unwrap_or(now)),
         Target::Key(_) | Target::Token(_) => {
-            explain(&server.open(environment)?, &target, &ask, at, console)?
+            explain(&server.open(environment)?, &target, &ask, Moment { then, now }, console)?
         }
     };
     match output.output {
@@ -128,7 +149,7 @@ fn explain(
     session: &Session,
     target: &Target,
     ask: &Ask,
-    at: Timestamp,
+    moment: Moment,
     console: &mut Console,
 ) -> Result<Explanation, Failures> {
     let (key_id, prefix) = match target {
@@ -139,13 +160,15 @@ fn explain(
         }
         Target::Malformed(_) => (None, None),
     };
-    let Some(key_id) = key_id else { return Ok(Explanation::of_nobody(at)) };
+    let Some(key_id) = key_id else { return Ok(Explanation::of_nobody(moment.after(&[]))) };
     // All of it, so that it can be told what became of the key later.
     let of_key = QueryAuditRequest { key_id: key_id.clone(), ..QueryAuditRequest::default() };
     let key = entries(session, of_key, console)?;
     let account_id = key.first().map(|entry| entry.account_id.clone()).unwrap_or_default();
     // Entries before the next microsecond: those of the instant count.
-    let until = Some(time::timestamp(Timestamp::from_micros(at.micros().saturating_add(1))));
+    let until = moment
+        .then
+        .map(|then| time::timestamp(Timestamp::from_micros(then.micros().saturating_add(1))));
     let of_account = QueryAuditRequest {
         account_id: account_id.clone(),
         record_kind: RecordKind::Account.into(),
@@ -157,13 +180,16 @@ fn explain(
         end_time: until,
         ..QueryAuditRequest::default()
     };
+    let account = entries(session, of_account, console)?;
+    let policy = entries(session, of_policy, console)?;
+    let at = moment.after(&[&key, &account, &policy]);
     let case = Case {
         key_id,
         account_id,
         prefix,
         key: History::of(key, at)?,
-        account: History::of(entries(session, of_account, console)?, at)?,
-        policy: History::of(entries(session, of_policy, console)?, at)?,
+        account: History::of(account, at)?,
+        policy: History::of(policy, at)?,
         at,
     };
     for contradiction in case.contradictions() {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Office, account, create, create_with};
 use crate::cli::{Ended, Run};
+use crate::process::sqlite;
 use crate::support::Server;
 
 /// A server with a history, in which every question and its answer is noted.
@@ -389,4 +390,20 @@ async fn an_operator_of_an_account_explains_its_own_keys_and_no_other() {
     let refused = ask(&own.token, "");
     assert_eq!(refused.code, Some(2));
     assert!(!refused.err.contains(&own.token) && refused.err.contains("stdin"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn now_is_not_before_a_change_that_was_made() {
+    let mut server = Server::start().await;
+    let root = server.root_token();
+    account(&server, &root, "acme").await;
+    server.stop().await;
+    // As if this machine's clock were behind the server's by an hour.
+    let ahead = "UPDATE feed SET kept_time = at + 3600000000";
+    sqlite(&server.database(), ahead);
+    let server = server.again().start().await;
+    let key_id = create(&server, &root, "acme", &["memory:read"]).await.key.unwrap().key_id;
+    let ask = ["explain", &key_id, "--scope", "memory:read", "-o", "json"];
+    let told: Value = serde_json::from_str(&command(&server, &root, b"", &ask).out).unwrap();
+    assert_eq!(told["reason"], "DECISION_REASON_ALLOWED", "{told:#}");
 }
