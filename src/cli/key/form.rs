@@ -9,6 +9,7 @@ use crate::cli::console::Console;
 use crate::cli::tree::Tree;
 use crate::failure::Failure;
 use crate::proto::v1::Key;
+use crate::token::Token;
 
 /// How the answer is to look.
 #[derive(Debug, Clone, Args)]
@@ -90,6 +91,17 @@ impl FormArguments {
     ) -> Outcome {
         let unnamed = Key::default();
         let key = key.unwrap_or(&unnamed);
+        // A shell would carry out what else a server may send.
+        if !matches!(self.output, KeyForm::Table | KeyForm::Json)
+            && Token::from_text(token).is_err()
+        {
+            let message = format!("{} was made, and what came with it is no token", key.key_id);
+            let help = format!(
+                "revoke it (`latchkey key revoke {}`), and see whether this is the right server",
+                key.key_id
+            );
+            return Err(Failure::new(message).help(help).into());
+        }
         match self.output {
             KeyForm::Table => {
                 let mut rows = answer.get("key").map(Tree::rows).unwrap_or_default();
@@ -199,6 +211,24 @@ mod tests {
             assert_eq!(resource_name(name), resource);
         }
         assert_eq!(resource_name(&"a-".repeat(63)).len(), 63);
+    }
+
+    #[test]
+    fn what_is_no_token_is_not_handed_to_a_shell() {
+        let environment = Vec::new();
+        let mut console = Console::new(crate::cli::console::Colour::Never, &environment);
+        for output in [KeyForm::Env, KeyForm::Dotenv, KeyForm::K8sSecret, KeyForm::ClaudeMcp] {
+            let form = FormArguments {
+                output,
+                variable: "KEY".to_owned(),
+                resource: None,
+                namespace: None,
+                url: None,
+            };
+            let answer = Tree::Object(Vec::new());
+            let told = form.print(&answer, None, "x; touch /tmp/x", &mut console).unwrap_err();
+            assert!(told.to_string().contains("no token"), "{told}");
+        }
     }
 
     #[test]
