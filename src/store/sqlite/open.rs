@@ -68,7 +68,18 @@ pub(super) async fn open(path: &str) -> Result<Opened, StoreError> {
 /// Opens the database of this path for reading alone, whether a process uses it or not. Nothing is made
 /// where nothing is, and nothing is brought up to date.
 pub(super) async fn open_to_read(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let path = fs::canonicalize(path).map_err(|error| unusable_file(path, &error))?;
+    let path = match fs::metadata(path) {
+        Ok(file) if file.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => fs::canonicalize(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StoreError::Unusable(format!(
+                "there is no `{}`; name the server's configuration, or its store.url",
+                path.display()
+            )));
+        }
+        Err(error) => Err(error),
+    }
+    .map_err(|error| unusable_file(path, &error))?;
     let mut connection = reading(&path).connect().await.map_err(|error| unusable(&path, &error))?;
     match check_to_read(&mut connection, &path).await {
         Ok(()) => Ok(connection),
