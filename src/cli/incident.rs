@@ -21,6 +21,7 @@ use super::session::Session;
 use super::time::{duration, span};
 use super::{Environment, Outcome};
 use crate::failure::{Failure, Failures};
+use crate::machine;
 use crate::proto::v1::lookup_key_request::By;
 use crate::proto::v1::revoke_key_request::Target;
 use crate::proto::v1::{
@@ -33,6 +34,9 @@ mod trail;
 
 /// So many keys made by others are looked for; with more, all are revoked and not all are named.
 const DESCENDANTS_MAX: usize = 10_000;
+
+/// So long is looked for them before the key is ended.
+const LOOK_SPAN: Duration = Duration::from_secs(5);
 
 /// Which key, and how far to go.
 #[derive(Debug, Args)]
@@ -69,6 +73,10 @@ struct Findings {
     account: Option<Account>,
     /// The keys that it made, and that those made.
     descendants: Vec<Key>,
+    /// Those of which it is not known yet what they made.
+    makers: VecDeque<String>,
+    /// Whether the key that we call with is among them all.
+    has_own: bool,
     /// Sentences for people.
     unknown: Vec<String>,
 }
@@ -88,8 +96,12 @@ pub(super) fn run(
     let mut findings = Findings::default();
     findings.key = find(&session, &leaked, &mut findings.unknown)?;
     if let Some(key) = findings.key.clone() {
-        findings.look_around(&session, &key, console);
+        findings.ask_account(&session, &key.account_id);
+        findings.makers.push_back(key.key_id);
+        // Whoever has the token goes on while we look: what is left is looked for when it has ended.
+        findings.look_around(&session, Some(LOOK_SPAN), console);
     }
+    findings.find_own(&session);
     if !yes && !findings.is_over() {
         console.note(&findings.told());
         console.confirm("Revoke it, and every key that it made, for good?")?;
@@ -109,7 +121,9 @@ pub(super) fn run(
     if findings.key.is_none() {
         findings.ask_account(&session, &ended_key.account_id);
     }
+    findings.look_around(&session, None, console);
     findings.add_late(&session, &ended_key.key_id, &ended.revoked_key_ids);
+    findings.find_own(&session);
     let trail = Trail::gather(&session, &ended_key, &mut findings, console);
     let report = Report { findings, ended, trail };
     match output.output {
@@ -162,26 +176,27 @@ fn not_told(what: &str, refusal: Refusal, unknown: &mut Vec<String>) -> Result<(
 }
 
 impl Findings {
-    /// Asks for all that belongs to the key. What goes wrong is noted: the key can be ended all the same.
-    fn look_around(&mut self, session: &Session, key: &Key, console: &mut Console) {
-        self.ask_account(session, &key.account_id);
-        let mut makers = VecDeque::from([key.key_id.clone()]);
-        while let Some(maker) = makers.pop_front() {
+    /// Asks for the keys that it made, for so long. What goes wrong is noted: the key can be ended all the same.
+    fn look_around(&mut self, session: &Session, span: Option<Duration>, console: &mut Console) {
+        let begin = machine::uptime();
+        while span.is_none_or(|span| machine::uptime().saturating_sub(begin) < span)
+            && let Some(maker) = self.makers.pop_front()
+        {
             let created_by = format!("key:{maker}");
             let request = ListKeysRequest { created_by, ..ListKeysRequest::default() };
             match session.pages(request, None, console) {
                 Ok(answer) => {
-                    makers.extend(answer.keys.iter().map(|key| key.key_id.clone()));
+                    self.makers.extend(answer.keys.iter().map(|key| key.key_id.clone()));
                     self.descendants.extend(answer.keys);
                 }
                 Err(refusal) => {
                     self.unknown.push(format!("all keys that it made: {}", refusal.message()));
-                    return;
+                    self.makers.clear();
                 }
             }
             if self.descendants.len() > DESCENDANTS_MAX {
                 self.unknown.push(format!("the keys that it made, beyond {DESCENDANTS_MAX}"));
-                return;
+                self.makers.clear();
             }
             console.progress(&format!("{} keys made with it so far …", self.descendants.len()));
         }
@@ -209,11 +224,19 @@ impl Findings {
         }
     }
 
+    /// Looks for the key that we call with, by what people are shown of its token.
+    fn find_own(&mut self, session: &Session) {
+        let own = session.hint();
+        let mut keys = self.key.iter().chain(&self.descendants);
+        self.has_own = own.is_some_and(|own| keys.any(|key| key.token_hint == own));
+    }
+
     /// Whether nothing is left to be ended.
     fn is_over(&self) -> bool {
         let is_revoked = |key: &Key| key.state() == KeyState::Revoked;
         self.key.as_ref().is_some_and(is_revoked)
             && self.descendants.iter().all(is_revoked)
+            && self.makers.is_empty()
             && self.unknown.is_empty()
     }
 
@@ -232,7 +255,26 @@ impl Findings {
         };
         let scopes =
             if key.scopes.is_empty() { "nothing".to_owned() } else { key.scopes.join(", ") };
+        let more = if self.makers.is_empty() { "" } else { " There may be more of them." };
+        let root = if is_root(key) {
+            " It is a root key: `latchkey root reset`, at the store, ends it alone and makes another."
+        } else {
+            ""
+        };
+        let own = if self.has_own {
+            " The key that you call with is among them, and ends as well."
+        } else {
+            ""
+        };
         let Key { key_id, display_name, account_id, .. } = key;
-        format!("{key_id} is `{display_name}` of account {account_id}, and may {scopes}. {made}")
+        format!(
+            "{key_id} is `{display_name}` of account {account_id}, and may {scopes}. \
+             {made}{more}{root}{own}"
+        )
     }
+}
+
+/// Whether a start or a reset has made it, and no operator.
+fn is_root(key: &Key) -> bool {
+    key.account_id == "latchkey" && key.created_by.starts_with("system:root")
 }

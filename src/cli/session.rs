@@ -20,6 +20,7 @@ use super::rpc::{Paged, Rpc};
 use crate::error::Reason;
 use crate::failure::{Failure, Failures};
 use crate::proto::codec::SmallCodec;
+use crate::token::Token;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Long enough for a store that is slow today.
@@ -72,6 +73,12 @@ impl Session {
     /// Where the server is.
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What people are shown of the token that calls are made with.
+    pub(super) fn hint(&self) -> Option<String> {
+        let header = self.authorization.as_ref()?.to_str().ok()?;
+        Token::from_text(header.strip_prefix("Bearer ")?).ok().map(|token| token.hint())
     }
 
     /// The connection as such, for calls that are not of the API, and the runtime for them.

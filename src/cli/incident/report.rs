@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::Findings;
 use super::trail::{Standing, Trail};
+use super::{Findings, is_root};
 use crate::cli::audit;
 use crate::cli::console::Console;
 use crate::cli::table::{Table, Tone};
@@ -234,20 +234,17 @@ impl Report {
                 key.key_id
             ));
         }
-        let scopes = key.scopes.iter().map(|scope| format!(" --scope '{scope}'"));
-        let grantable = key.grantable_scopes.iter().map(|scope| format!(" --grantable '{scope}'"));
-        let scopes: String = scopes.chain(grantable).collect();
-        steps.push(format!(
-            "Give whoever used it a new key: latchkey key create --account {} --name '{}' \
-             --environment {}{scopes}",
-            key.account_id,
-            key.display_name.replace('\'', "'\\''"),
-            plain(key.environment().as_str_name()),
-        ));
+        if self.findings.has_own {
+            steps.push(
+                "The key that you called with has ended as well: go on with that of another operator."
+                    .to_owned(),
+            );
+        }
+        steps.push(successor(&key));
         if key.account_id != "latchkey" {
             steps.push(format!(
                 "If the account itself is not to be trusted: latchkey account suspend {}",
-                key.account_id
+                word(&key.account_id)
             ));
         }
         if !key.rotated_to.is_empty() {
@@ -273,6 +270,36 @@ impl Report {
     }
 }
 
+/// How there comes to be a key in its place.
+fn successor(key: &Key) -> String {
+    if is_root(key) {
+        return "If no other operator may make keys of `latchkey`: stop the service, and make a root key: \
+                latchkey root reset"
+            .to_owned();
+    }
+    let scopes = key.scopes.iter().map(|scope| format!(" --scope {}", quoted(scope)));
+    let grantable = key.grantable_scopes.iter();
+    let grantable = grantable.map(|scope| format!(" --grantable {}", quoted(scope)));
+    format!(
+        "Give whoever used it a new key: latchkey key create --account {} --name {} --environment {}{}",
+        word(&key.account_id),
+        quoted(&key.display_name),
+        word(&plain(key.environment().as_str_name())),
+        scopes.chain(grantable).collect::<String>(),
+    )
+}
+
+/// For a shell, which takes nothing in it for its own.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// The same, but what is a plain word stays one.
+fn word(text: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
+    if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { quoted(text) }
+}
+
 /// `1 key`, `2 keys`.
 pub(super) fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
@@ -280,4 +307,22 @@ pub(super) fn counted(number: usize, what: &str) -> String {
 
 fn title(text: &str, console: &mut Console) {
     console.answer(&format!("\n{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_pasted_holds_nothing_for_the_shell() {
+        let key = Key {
+            account_id: "acme; id".into(),
+            display_name: "it's $(id)".into(),
+            scopes: vec!["a:b'`id`".into()],
+            ..Key::default()
+        };
+        let told = successor(&key);
+        let safe = r"--account 'acme; id' --name 'it'\''s $(id)' --environment unspecified --scope 'a:b'\''`id`'";
+        assert!(told.ends_with(safe), "{told}");
+    }
 }

@@ -189,3 +189,27 @@ async fn what_is_no_key_of_this_server_is_told() {
         desk.refused(&["incident", "--yes", "--key-id", "key_01m83hkwg5000001r756megp2t"]);
     assert!(unknown.contains("NOT_FOUND"), "{unknown}");
 }
+
+#[tokio::test]
+async fn whoever_would_end_the_own_key_or_a_root_key_is_told() {
+    let leak = Leak::happen().await;
+    let Leak { desk, token, child, .. } = &leak;
+    // The child is made by the leaked key, and so ends with it.
+    let asked = desk.run_as(child, token, &["incident", "--key-id", &leak.key_id]);
+    assert!(!asked.err.contains("The key that you call with"), "it may not read: {asked:?}");
+    let asked = desk.run_as(token, "", &["incident", "--key-id", &leak.key_id]);
+    assert!(asked.err.contains("The key that you call with is among them"), "{asked:?}");
+    let ended = desk.run_as(token, "", &["incident", "--yes", "--key-id", &leak.key_id]);
+    assert!(ended.out.contains("go on with that of another operator"), "{ended:?}");
+
+    let roots = desk.json(&["key", "list", "--account", "latchkey"]);
+    let root_id = text(&roots["keys"][0]["keyId"]);
+    let asked = desk.run(&["incident", "--key-id", &root_id]);
+    for part in ["`latchkey root reset`, at the store, ends it alone", "The key that you call with"]
+    {
+        assert!(asked.err.contains(part), "{asked:?}");
+    }
+    let ended = desk.run(&["incident", "--key-id", &root_id, "--yes"]);
+    assert!(ended.out.contains("make a root key: latchkey root reset"), "{ended:?}");
+    assert!(!ended.out.contains("latchkey key create"), "{ended:?}");
+}
