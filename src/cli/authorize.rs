@@ -93,12 +93,7 @@ pub(super) fn run(
 fn presented(file: Option<PathBuf>) -> Result<Zeroizing<String>, Failure> {
     let text = match file {
         None => secret::read("Token to ask about")?,
-        Some(path) => {
-            let text = std::fs::read(&path).map_err(|error| {
-                Failure::reading(format!("the token file {}", path.display()), &error)
-            })?;
-            Zeroizing::new(text.trim_ascii_end().to_owned())
-        }
+        Some(path) => secret::read_file(&path)?,
     };
-    Ok(Zeroizing::new(String::from_utf8_lossy(&text).into_owned()))
+    Ok(Zeroizing::new(String::from_utf8_lossy(text.trim_ascii_end()).into_owned()))
 }

@@ -50,8 +50,12 @@ impl Profiles {
             .read_to_string(&mut text)
             .map_err(|error| unreadable(&path, &error))?;
         let profiles = parse(&text).map_err(|failure| failure.about(path.display()))?;
-        if profiles.values().any(|profile| profile.contains_key("token")) {
-            refuse_open_to_others(&path)?;
+        let any_has = |field| profiles.values().any(|profile| profile.contains_key(field));
+        if any_has("token") {
+            refuse_open_to_others(&path, OPEN_TO_READ)?;
+        } else if any_has("token_file") {
+            // Who can change the address beside it is sent the token.
+            refuse_open_to_others(&path, OPEN_TO_WRITE)?;
         }
         Ok(Self { path, profiles })
     }
@@ -131,14 +135,19 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::reading(format!("the profiles {}", path.display()), error)
 }
 
-/// A file with a secret that others can read is refused before the secret is used.
-pub(super) fn refuse_open_to_others(path: &Path) -> Result<(), Failure> {
+/// The rights of others to read or write a file, which must not be where it holds a secret.
+pub(super) const OPEN_TO_READ: u32 = 0o077;
+/// The rights of others to write a file.
+const OPEN_TO_WRITE: u32 = 0o022;
+
+/// A file that is open to others in one of these ways is refused before the secret is used.
+pub(super) fn refuse_open_to_others(path: &Path, ways: u32) -> Result<(), Failure> {
     let metadata = path.metadata().map_err(|error| unreadable(path, &error))?;
-    let of_others = metadata.permissions().mode() & 0o077;
+    let of_others = metadata.permissions().mode() & ways;
     if of_others == 0 {
         return Ok(());
     }
-    let message = format!("{} holds a token, and others may read or write it", path.display());
+    let message = format!("{} leads to a token, and others may read or write it", path.display());
     Err(Failure::new(message).help(format!("chmod 600 '{}'", path.display())))
 }
 

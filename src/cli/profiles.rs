@@ -11,7 +11,7 @@ use super::profile::{PROFILE_DEFAULT, Profile, Profiles};
 use super::table::Table;
 use super::{Environment, Outcome, secret};
 use crate::failure::Failure;
-use crate::token::Token;
+use crate::token::{self, Token};
 
 /// `latchkey profile …`.
 #[derive(Debug, Subcommand)]
@@ -110,7 +110,8 @@ fn list(profiles: &Profiles, console: &mut Console) {
 /// A field's value; of a token as much as anybody may see.
 fn shown(name: &str, value: &str) -> String {
     if name != "token" {
-        return value.to_owned();
+        // One may stand where none belongs.
+        return token::without_tokens(value);
     }
     Token::from_text(value).map_or_else(|_| "[malformed]".to_owned(), |token| token.hint())
 }
@@ -132,7 +133,7 @@ fn set(
     } = arguments;
     let token = if with_token {
         let text = secret::read("Operator's token")?;
-        Some(super::token::well_formed(&text)?)
+        Some(crate::cli::token::well_formed(&text)?)
     } else {
         None
     };

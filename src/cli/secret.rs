@@ -1,6 +1,8 @@
-//! Reads a token from stdin, or from a prompt without echo. It is never repeated.
+//! Reads a token from stdin, from a prompt without echo, or from a file. It is never repeated.
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
 
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use zeroize::Zeroizing;
@@ -16,6 +18,23 @@ pub(super) fn read(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let input = read_stdin(prompt)
         .map_err(|error| Failure::of("cannot read the token from stdin", &error))?;
     only_line(&input).map(|line| Zeroizing::new(line.to_owned()))
+}
+
+/// What a file holds that is to hold a token.
+pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut bytes = room();
+    let read = File::open(path).and_then(|file| {
+        file.take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        let is_whole = bytes.len() as u64 <= INPUT_BYTES_MAX;
+        if is_whole { Ok(()) } else { Err(io::ErrorKind::FileTooLarge.into()) }
+    });
+    read.map_err(|error| Failure::reading(format!("the token file {}", path.display()), &error))?;
+    Ok(bytes)
+}
+
+/// Room for all of it, so that no copy stays behind when it grows.
+fn room() -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(Vec::with_capacity(usize::try_from(INPUT_BYTES_MAX).unwrap_or(0) + 32))
 }
 
 fn only_line(input: &[u8]) -> Result<&[u8], Failure> {
@@ -46,9 +65,7 @@ fn only_line(input: &[u8]) -> Result<&[u8], Failure> {
 }
 
 fn read_stdin(prompt: &str) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Room for all of it, so that no copy stays behind when it grows.
-    let mut input =
-        Zeroizing::new(Vec::with_capacity(usize::try_from(INPUT_BYTES_MAX).unwrap_or(0) + 32));
+    let mut input = room();
     let stdin = io::stdin();
     if !stdin.is_terminal() {
         stdin.lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut input)?;

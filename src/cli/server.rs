@@ -4,12 +4,14 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use http::uri::Authority;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use zeroize::Zeroizing;
 
 use super::Environment;
-use super::profile::{PROFILE_DEFAULT, Profile, Profiles, refuse_open_to_others};
+use super::profile::{OPEN_TO_READ, PROFILE_DEFAULT, Profile, Profiles, refuse_open_to_others};
+use super::secret;
 use super::session::Session;
 use crate::failure::{Failure, Failures};
 use crate::token::Token;
@@ -190,7 +192,7 @@ impl<'a> Layers<'a> {
             Some((address, origin)) => (address.to_string(), origin),
             None => (ADDRESS_DEFAULT.to_owned(), Origin::Default),
         };
-        Ok((with_scheme(&address), origin))
+        Ok((spoken_to(&address)?, origin))
     }
 
     /// The `authorization` of a call: `Bearer` and the operator's token.
@@ -232,7 +234,7 @@ impl<'a> Layers<'a> {
             (None, Some(path)) => {
                 let path = self.profile_folder.join(path.as_str());
                 let token = read_token(&path)?;
-                refuse_open_to_others(&path)?;
+                refuse_open_to_others(&path, OPEN_TO_READ)?;
                 token
             }
             (None, None) => return Ok(None),
@@ -244,7 +246,7 @@ impl<'a> Layers<'a> {
     /// The token of a profile is for the server of that profile, and is not shown to another.
     fn refuse_elsewhere(&self) -> Result<(), Failure> {
         let own =
-            with_scheme(self.profile.get("address").map_or(ADDRESS_DEFAULT, |own| own.as_str()));
+            spoken_to(self.profile.get("address").map_or(ADDRESS_DEFAULT, |own| own.as_str()))?;
         let (address, _) = self.address()?;
         if address == own {
             return Ok(());
@@ -301,16 +303,34 @@ impl<'a> Layers<'a> {
     }
 }
 
-fn with_scheme(address: &str) -> String {
-    let has_scheme = address.contains("://") || address.starts_with("unix:");
-    if has_scheme { address.to_owned() } else { format!("http://{address}") }
+/// The address as it is spoken to. A slip in it must not lead the token elsewhere, or there in plaintext, as a
+/// scheme that nobody knows or a port that there is not would.
+fn spoken_to(address: &str) -> Result<String, Failure> {
+    if address.starts_with("unix:") {
+        return Ok(address.to_owned());
+    }
+    let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
+    let scheme = scheme.to_ascii_lowercase();
+    let fault = match rest.trim_end_matches('/').parse::<Authority>() {
+        _ if scheme != "https" && scheme != "http" => "it is neither https:// nor http://",
+        Err(_) => "there is no host in it, or more than that and a port",
+        Ok(server) if server.as_str().contains('@') => "nobody is named in it, a token says who",
+        Ok(server) if server.as_str() != server.host() && server.port_u16().is_none() => {
+            "there is no such port"
+        }
+        Ok(_) => return Ok(format!("{scheme}://{rest}")),
+    };
+    // What stands in front of an @ may be a password.
+    let named = if rest.contains('@') { "this" } else { address };
+    Err(Failure::new(format!("{named} is no address of a server: {fault}"))
+        .help("write https://HOST:PORT, http://HOST:PORT or unix:PATH"))
 }
 
 fn read_token(path: &Path) -> Result<(Zeroizing<String>, String), Failure> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok((Zeroizing::new(text), path.display().to_string())),
-        Err(error) => Err(Failure::reading(format!("the token file {}", path.display()), &error)),
-    }
+    let bytes = secret::read_file(path)?;
+    // Of what is not UTF-8 the form is wrong as well.
+    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+    Ok((text, path.display().to_string()))
 }
 
 /// A file that holds PEM of this kind. tonic would take another for one that is empty.
@@ -332,4 +352,35 @@ fn variable(environment: &Environment, name: &str) -> Result<Option<Zeroizing<St
         Failure::new(format!("{name} is not UTF-8")).help("set it anew, or unset it")
     })?;
     Ok((!text.is_empty()).then(|| Zeroizing::new(text.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_as_it_is_meant_or_not_at_all() {
+        for (address, spoken) in [
+            ("h:1", "http://h:1"),
+            ("HTTPS://h", "https://h"),
+            ("https://h:1/", "https://h:1/"),
+            ("http://[::1]:1", "http://[::1]:1"),
+            ("unix:/run/l", "unix:/run/l"),
+        ] {
+            assert_eq!(spoken_to(address), Ok(spoken.to_owned()));
+        }
+        for address in [
+            "htps://h:1",
+            "grpc://h",
+            "http://h:99999",
+            "h:",
+            "u:p@h:1",
+            "https://h/path",
+            "",
+            "https://",
+        ] {
+            let told = spoken_to(address).unwrap_err().to_string();
+            assert!(told.contains("is no address of a server"), "{address}: {told}");
+        }
+    }
 }

@@ -133,6 +133,13 @@ async fn a_profile_that_cannot_be_used_says_why() {
             &list,
             &["cannot read the token file", "/none"],
         ),
+        ("[default]\ntoken_file = \"x\"\n".into(), 0o622, &list, &["others may", "chmod 600 '"]),
+        (
+            format!("[default]\naddress = \"htps://h\"\ntoken = \"{root}\"\n"),
+            0o600,
+            &list,
+            &["htps://h is no address of a server", "write https://HOST:PORT"],
+        ),
         ("\u{0}".into(), 0o600, &list, &["line 1 is no TOML"]),
     ] {
         desk.write_profiles(&text, mode);
@@ -140,6 +147,11 @@ async fn a_profile_that_cannot_be_used_says_why() {
         for part in told {
             assert!(said.contains(part), "{part:?} is not in: {said}");
         }
+    }
+    // A token that stands where none belongs is not shown; `at_home` looks for it.
+    desk.write_profiles(&format!("[a]\naddress = \"{root}\"\ntoken_file = \"{root}\"\n"), 0o600);
+    for arguments in [&["profile", "list"][..], &["profile", "show", "a"]] {
+        assert!(desk.at_home(&[], "", arguments).out.contains("may be a token"));
     }
     let both = [("LATCHKEY_TOKEN", &**root), ("LATCHKEY_TOKEN_FILE", "x")];
     desk.write_profiles("", 0o600);
