@@ -3,22 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::Environment;
+use crate::config::read_bounded;
 use crate::failure::Failure;
 use crate::policy::catalogue::nearest;
 
 /// The profile that is used when none is named.
 pub(super) const PROFILE_DEFAULT: &str = "default";
-
-/// Most bytes of the file.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a profile may say.
 pub(super) const FIELDS: [&str; 7] =
@@ -38,17 +36,13 @@ impl Profiles {
     /// Reads the file of this user.
     pub(super) fn read(environment: &Environment) -> Result<Self, Failure> {
         let Some(path) = path(environment) else { return Ok(Self::default()) };
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        let text = match read_bounded(&path) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { path, profiles: BTreeMap::new() });
             }
             Err(error) => return Err(unreadable(&path, &error)),
         };
-        let mut text = Zeroizing::new(String::new());
-        file.take(FILE_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(|error| unreadable(&path, &error))?;
         let profiles = parse(&text).map_err(|failure| failure.about(path.display()))?;
         let any_has = |field| profiles.values().any(|profile| profile.contains_key(field));
         if any_has("token") {

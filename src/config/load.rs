@@ -246,8 +246,8 @@ fn place(text: &str, at: usize) -> String {
     format!(" (line {line}, column {column})")
 }
 
-/// The text of a file, wiped when dropped: there may be a token in it.
-fn read_bounded(path: &Path) -> io::Result<Zeroizing<String>> {
+/// The text of a file that is named, 1 MiB at most, wiped when dropped: there may be a token in it.
+pub fn read_bounded(path: &Path) -> io::Result<Zeroizing<String>> {
     let file = File::open(path)?;
     // Room for all of it, so that no copy stays behind when it grows.
     let bytes = file.metadata()?.len().min(FILE_BYTES_MAX);

@@ -1,7 +1,7 @@
 //! Wrong use: every mistake is told in terms of what was typed, with what to do next, and changes nothing.
 
 use super::{Desk, refused, text};
-use crate::cli::latchkey;
+use crate::cli::{Run, latchkey};
 
 #[test]
 fn a_token_is_no_argument_anywhere() {
@@ -49,6 +49,20 @@ async fn what_cannot_be_undone_needs_a_yes() {
     let key = &desk.json(&["key", "get", &key_id])["key"];
     assert_eq!((text(&key["state"]), key.get("rotatedTo")), ("KEY_STATE_ACTIVE".to_owned(), None));
     assert_eq!(desk.json(&["account", "get", "acme"])["account"]["state"], "ACCOUNT_STATE_ACTIVE");
+}
+
+#[test]
+fn a_file_without_end_is_not_read() {
+    for arguments in [
+        &["account", "list", "--token-file", "/dev/zero"][..],
+        &["account", "list", "--address", "https://127.0.0.1:1", "--ca-file", "/dev/zero"],
+        &["authorize", "memory:read", "--key-token-file", "/dev/zero"],
+    ] {
+        let environment = [("LATCHKEY_TOKEN", "hm_live_0000000000000000000000000000002dlYSp")];
+        let without = if arguments.contains(&"--token-file") { &[][..] } else { &environment };
+        let said = refused(&Run { stdin: b"", environment: without }.latchkey(arguments));
+        assert!(said.contains("/dev/zero: it is larger than 1 MiB"), "{said}");
+    }
 }
 
 #[tokio::test]
