@@ -377,7 +377,8 @@ fn check_expected(expected: Option<Position>, actual: Position) -> Result<(), Er
     .with("revision", actual.to_revision()))
 }
 
-const fn action(command: &Command) -> &'static str {
+/// What a change is called, in the audit trail as in the log.
+pub(super) const fn action(command: &Command) -> &'static str {
     match command {
         Command::CreateKey { .. } => "CreateKey",
         Command::UpdateKey { .. } => "UpdateKey",

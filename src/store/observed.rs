@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Command, Done, KeyQuery, Maker, Mutation, ReadAsk,
-    ReadBatch, Store, StoreError,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, ReadAsk, ReadBatch,
+    Store, StoreError, door,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -94,7 +94,7 @@ impl Store for Observed {
     }
 
     async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
-        let (action, maker) = (name(&mutation.command), mutation.maker.clone());
+        let (action, maker) = (door::action(&mutation.command), mutation.maker.clone());
         let outcome = |done: &Result<Done, Error>| if done.is_ok() { "ok" } else { "refused" };
         let done = self.watch("mutate", self.store.mutate(mutation), outcome).await;
         if let Ok(Ok(done)) = &done {
@@ -170,19 +170,4 @@ fn tell(action: &'static str, maker: &Maker, done: &Done) {
         change = position.n,
         "changed"
     );
-}
-
-const fn name(command: &Command) -> &'static str {
-    match command {
-        Command::CreateKey { .. } => "CreateKey",
-        Command::UpdateKey { .. } => "UpdateKey",
-        Command::RotateKey { .. } => "RotateKey",
-        Command::RevokeKey { .. } => "RevokeKey",
-        Command::CreateAccount { .. } => "CreateAccount",
-        Command::UpdateAccount { .. } => "UpdateAccount",
-        Command::ApplyPolicy { .. } => "ApplyPolicy",
-        Command::Seed { .. } => "Seed",
-        Command::ResetRoot { .. } => "ResetRoot",
-        Command::SeedDemo { .. } => "SeedDemo",
-    }
 }
