@@ -44,6 +44,9 @@ const LAYERS: &[(Layer, &[&str])] = &[
 /// These wire everything, and so know everything; who names them would know everything too.
 const WIRING: &[&str] = &["app", "cli", "main"];
 
+/// Of the process, and yet for all who do something; the domain only decides.
+const SERVING_ALL: &[&str] = &["config", "telemetry"];
+
 #[test]
 fn every_source_file_opens_with_a_header() {
     demand_none(&sources(&["src"]), |file| {
@@ -142,6 +145,9 @@ fn a_path_to_a_layer_above_is_found() {
           turn the dependency round"]
     );
     assert_eq!(upward_paths(&source("src/store.rs", "use crate::key::Key;\n")), [""; 0]);
+    assert_eq!(upward_paths(&source("src/store.rs", "use crate::telemetry::child;\n")), [""; 0]);
+    assert_eq!(upward_paths(&source("src/key.rs", "use crate::telemetry::child;\n")).len(), 1);
+    assert_eq!(upward_paths(&source("src/feed.rs", "use crate::machine::wall_clock;\n")).len(), 1);
 }
 
 #[test]
@@ -233,8 +239,7 @@ fn upward_paths(file: &Source) -> Vec<String> {
                 _ if WIRING.contains(&name) && !is_wiring => {
                     format!("names `crate::{name}`, which wires everything: take what you need from it as a parameter")
                 }
-                // Configuration and telemetry serve all who do something; the domain only decides.
-                Process if layer != Domain => return None,
+                Process if layer != Domain && SERVING_ALL.contains(&name) => return None,
                 above if above > layer => {
                     format!("names `crate::{name}`, a layer above its own: turn the dependency round")
                 }
