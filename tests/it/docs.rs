@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -179,10 +180,10 @@ async fn run(name: &str) {
     }
 }
 
-/// An address on which nothing listens.
+/// An address on which nothing listens, and of a port that the system gives to nobody who asks for any.
 fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    let free = (20_000..30_000).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    free.unwrap().local_addr().unwrap().to_string()
 }
 
 /// All blocks as one script, each announced by its line; what it prints and complains of is one text.
