@@ -103,7 +103,8 @@ async fn a_new_token_comes_in_the_form_in_which_it_is_used() {
     let dotenv = printed(&create("-o dotenv"));
     assert!(is_token(dotenv.strip_prefix("LATCHKEY_KEY=").unwrap()), "{dotenv}");
 
-    let secret = format!("{} | yq .", create("-o k8s-secret --namespace prod --variable key"));
+    let secret =
+        format!("{} | yq -r @json", create("-o k8s-secret --namespace prod --variable key"));
     let secret: Value = serde_json::from_str(&printed(&secret)).unwrap();
     assert_eq!((&secret["kind"], &secret["apiVersion"]), (&json!("Secret"), &json!("v1")));
     let metadata = &secret["metadata"];
