@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use prost::{Message, Name};
 use prost_types::FieldMask;
 
 use super::arguments::{Label, labels, request_id};
@@ -146,7 +145,7 @@ pub(super) fn run(
         AccountCommand::Create(arguments) => create(arguments, environment, console),
         AccountCommand::Get { account_id, output, server } => {
             let answer = server.open(environment)?.call(GetAccountRequest { account_id })?;
-            show(&answer, answer.account.as_ref(), output, console);
+            console.show(&answer, answer.account.as_ref(), output);
             Ok(ExitCode::SUCCESS)
         }
         AccountCommand::List(arguments) => list(arguments, environment, console),
@@ -184,7 +183,7 @@ fn create(arguments: CreateArguments, environment: &Environment, console: &mut C
         }
         Err(refusal) => return Err(refusal.into()),
     };
-    show(&answer, answer.account.as_ref(), output, console);
+    console.show(&answer, answer.account.as_ref(), output);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -287,25 +286,10 @@ fn change_suspension(
 }
 
 fn show_change(answer: &UpdateAccountResponse, output: OutputArguments, console: &mut Console) {
-    show(answer, answer.account.as_ref(), output, console);
+    console.show(answer, answer.account.as_ref(), output);
     if output.output == Form::Table
         && let Some(receipt) = &answer.receipt
     {
         console.answer_rows(&receipt::rows(receipt));
-    }
-}
-
-fn show<M: Message + Name>(
-    answer: &M,
-    account: Option<&Account>,
-    output: OutputArguments,
-    console: &mut Console,
-) {
-    match output.output {
-        Form::Json => console.json(&Tree::of(answer)),
-        Form::Table => {
-            let rows = account.map(|account| Tree::of(account).rows()).unwrap_or_default();
-            console.answer_rows(&rows);
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write a
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use prost::{Message, Name};
 
 use super::table::{Table, Tone};
 use super::tree::Tree;
@@ -82,6 +83,21 @@ impl Console {
     /// Writes a document to stdout.
     pub(super) fn json(&mut self, tree: &Tree) {
         self.write(&tree.to_json());
+    }
+
+    /// Writes an answer to stdout: the whole of it for programs, for people the record in it.
+    pub(super) fn show<A: Message + Name, R: Message + Name>(
+        &mut self,
+        answer: &A,
+        record: Option<&R>,
+        output: OutputArguments,
+    ) {
+        match output.output {
+            Form::Json => self.json(&Tree::of(answer)),
+            Form::Table => {
+                self.answer_rows(&record.map(|it| Tree::of(it).rows()).unwrap_or_default());
+            }
+        }
     }
 
     /// Whether something of the answer could not be written, for whatever reason.

@@ -182,7 +182,7 @@ pub(super) fn run(
         KeyCommand::Create(arguments) => create::run(arguments, environment, console),
         KeyCommand::Get { key_id, output, server } => {
             let answer = server.open(environment)?.call(GetKeyRequest { key_id })?;
-            show(&answer, answer.key.as_ref(), output, console);
+            console.show(&answer, answer.key.as_ref(), output);
             Ok(ExitCode::SUCCESS)
         }
         KeyCommand::Lookup { hint, output, server } => {
@@ -249,7 +249,7 @@ fn revoke(arguments: RevokeArguments, environment: &Environment, console: &mut C
         wait: wait.map(duration),
         revoke_created,
     })?;
-    show(&answer, answer.key.as_ref(), output, console);
+    console.show(&answer, answer.key.as_ref(), output);
     if output.output == Form::Table {
         let ids = &answer.revoked_key_ids;
         let revoked =
@@ -287,20 +287,6 @@ fn token_is_lost(refusal: Refusal) -> Failures {
              without --request-id"
         ))
         .into()
-}
-
-fn show<M: Message + Name>(
-    answer: &M,
-    key: Option<&Key>,
-    output: OutputArguments,
-    console: &mut Console,
-) {
-    match output.output {
-        Form::Json => console.json(&Tree::of(answer)),
-        Form::Table => {
-            console.answer_rows(&key.map(|key| Tree::of(key).rows()).unwrap_or_default());
-        }
-    }
 }
 
 fn show_receipt(receipt: Option<&Receipt>, console: &mut Console) {

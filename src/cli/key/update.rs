@@ -121,7 +121,7 @@ pub(super) fn run(
     let update_mask = Some(FieldMask { paths });
     let request = UpdateKeyRequest { key: Some(key), update_mask, expected_revision };
     let answer = server.open(environment)?.call(request)?;
-    super::show(&answer, answer.key.as_ref(), output, console);
+    console.show(&answer, answer.key.as_ref(), output);
     if output.output == Form::Table {
         super::show_receipt(answer.receipt.as_ref(), console);
     }
