@@ -59,8 +59,9 @@ impl Tap {
 /// round trip before the GOAWAY that names the last stream.
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
-/// GOAWAY with `ENHANCE_YOUR_CALM` (RFC 9113 §7).
-const CALM_DOWN: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
+/// GOAWAY with `ENHANCE_YOUR_CALM` (RFC 9113 §7), for all streams there could be as well: of one above the last that
+/// is named nothing was done, so that clients repeat it, and what was begun may have been done.
+const CALM_DOWN: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
 
 /// The stream of a connection.
 pub(super) struct Wire<T> {
@@ -168,7 +169,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let heard = self.hear(&buf.filled()[before..]);
-        Poll::Ready(heard.map_err(|Flood| self.flooded(cx)))
+        Poll::Ready(heard.map_err(|Flood| {
+            buf.set_filled(before); // a read that fails brings nothing
+            self.flooded(cx)
+        }))
     }
 }
 
@@ -213,5 +217,33 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_is_ended_and_no_call_is_said_to_have_been_left_undone() {
+        const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+
+        let (mut peer, stream) = duplex(64 * 1024);
+        let tap = Tap::default();
+        let mut wire = Wire::new(stream, tap.clone(), Untaken::default());
+        peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        peer.write_all(&PING.repeat(2_000)).await.unwrap();
+        wire.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert!(tap.is_flooded());
+
+        let mut told = [0; 17];
+        peer.read_exact(&mut told).await.unwrap();
+        let (last_stream, code) = (&told[9..13], &told[13..]);
+        assert_eq!(
+            (told[3], last_stream, code),
+            (7, &[0x7f, 0xff, 0xff, 0xff][..], &[0, 0, 0, 0xb][..])
+        );
     }
 }
