@@ -117,7 +117,12 @@ impl Endpoint {
         // A password would stand in the log with the address; headers are the place for it.
         let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
         let is_plain = uri.query().is_none() && !has_user;
-        (is_http && is_plain && uri.host().is_some_and(|host| !host.is_empty()))
+        // A port that is none (99999) is kept in the text, and another would be taken in its place.
+        let has_right_port = uri.authority().is_some_and(|authority| {
+            let behind_host = authority.as_str().trim_start_matches(authority.host());
+            behind_host.is_empty() || authority.port_u16().is_some_and(|port| port > 0)
+        });
+        (is_http && is_plain && has_right_port && uri.host().is_some_and(|host| !host.is_empty()))
             .then_some(Self(uri))
     }
 }
@@ -345,10 +350,27 @@ mod tests {
 
     #[test]
     fn an_address_has_a_scheme_and_a_host_and_nothing_secret() {
-        for good in ["http://127.0.0.1:4317", "https://otlp.example/base", "http://[::1]:4318/"] {
+        for good in [
+            "http://127.0.0.1:4317",
+            "https://otlp.example/base",
+            "http://[::1]:4318/",
+            "http://[::1]",
+            "http://a:65535",
+        ] {
             assert!(Endpoint::parse(good).is_some(), "{good}");
         }
-        for bad in ["", "127.0.0.1:4317", "grpc://a:1", "http://", "http://u:p@a", "http://a?k=v"] {
+        for bad in [
+            "",
+            "127.0.0.1:4317",
+            "grpc://a:1",
+            "http://",
+            "http://u:p@a",
+            "http://a?k=v",
+            "http://a:99999",
+            "http://[::1]:65536/",
+            "http://a:0",
+            "http://a:",
+        ] {
             assert_eq!(Endpoint::parse(bad), None, "{bad}");
         }
     }
