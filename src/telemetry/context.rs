@@ -25,6 +25,11 @@ impl Parent {
         let (trace_id, span_id, flags) = parse(only.as_bytes())?;
         Some(Self { trace_id, span_id, is_sampled: flags & 1 == 1, state: state(headers) })
     }
+
+    /// What samplers that go by the trace draw: its lower half.
+    pub(super) fn draw(&self) -> u64 {
+        self.trace_id[8..].iter().fold(0, |draw, byte| draw << 8 | u64::from(*byte))
+    }
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, in lower case; a later version may have more behind a dash.

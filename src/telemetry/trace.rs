@@ -72,7 +72,8 @@ impl Tracer {
     /// The span of a call with these headers, if it is sampled.
     pub(super) fn server(self: &Arc<Self>, headers: &HeaderMap, name: &str) -> Option<Span> {
         let parent = Parent::read(headers);
-        let draw = self.draw();
+        // One trace is drawn alike by all whom it passes.
+        let draw = parent.as_ref().map_or_else(|| self.draw(), Parent::draw);
         let is_sampled = match &parent {
             Some(parent) if self.sampler.follows_parent => parent.is_sampled,
             Some(_) | None => self.sampler.takes(draw),
@@ -282,6 +283,17 @@ mod tests {
         assert!(always.server(&headers("00"), "A/B").is_none());
         let (deaf, _spans) = tracer(false, 1.0);
         assert!(deaf.server(&headers("00"), "A/B").is_some());
+    }
+
+    #[test]
+    fn without_a_say_of_the_parent_its_trace_decides() {
+        let (tracer, _spans) = tracer(false, 0.5);
+        for (lower_half, is_sampled) in [("7fffffffffffffff", true), ("8000000000000000", false)] {
+            let parent = format!("00-0af7651916cd43dd{lower_half}-b7ad6b7169203331-01");
+            let name = http::HeaderName::from_static("traceparent");
+            let headers = HeaderMap::from_iter([(name, parent.parse().unwrap())]);
+            assert!((0..99).all(|_| tracer.server(&headers, "A/B").is_some() == is_sampled));
+        }
     }
 
     #[test]
