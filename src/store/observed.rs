@@ -69,7 +69,9 @@ impl Observed {
         if let (Some(span), Err(_)) = (&mut span, &result) {
             span.fail(ended);
         }
-        self.is_up.store(!matches!(result, Err(StoreError::Unavailable(_))), Ordering::Relaxed);
+        // A row that makes no sense is that row's fault; the store itself answered.
+        let did_its_part = matches!(result, Ok(_) | Err(StoreError::Corrupt { .. }));
+        self.is_up.store(did_its_part, Ordering::Relaxed);
         result
     }
 }

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use latchkey::metrics::{Kind, TABLE};
+use latchkey::metrics::{Kind, Metrics, TABLE};
+use latchkey::store::{self, Observed, Store as _};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 
 use super::collector::{Collector, Manner, said};
 use super::{metric, operations, question};
-use crate::support::{Server, tools_path};
+use crate::support::{Fault, FaultyStore, Folder, Server, tools_path};
 
 /// Some of everything: decisions of all kinds, administration, a method that is not there.
 async fn busy(server: &Server) {
@@ -200,4 +202,25 @@ async fn metrics_arrive_over_otlp() {
         assert_eq!(hits.bucket_counts.len(), hits.explicit_bounds.len() + 1);
         assert!(collector.spans().is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_store_that_did_not_do_its_part_is_not_up() {
+    let folder = Folder::new();
+    let url = format!("sqlite://{}", folder.path().join("latchkey.db").display());
+    let faulty = FaultyStore::new(store::open(&url).await.unwrap());
+    let store = Observed::new(Arc::clone(&faulty) as _, "sqlite", Arc::<Metrics>::default());
+    for (fault, is_up) in [
+        (Fault::Unavailable, false),
+        (Fault::Unknown { is_made: true }, false),
+        (Fault::Unusable, false),
+        (Fault::Corrupt, true),
+    ] {
+        faulty.disturb(1, fault);
+        assert!(store.kept_time().await.is_err());
+        assert_eq!(store.is_up(), is_up);
+        store.kept_time().await.unwrap();
+        assert!(store.is_up());
+    }
+    store.close().await;
 }
