@@ -19,7 +19,7 @@ mod show;
 mod telemetry;
 mod tls;
 
-pub use self::load::{Flag, Loaded, Origin, Sources, read_bounded};
+pub use self::load::{Flag, Loaded, Origin, Sources};
 pub use self::policy_file::read_policy;
 pub use self::setting::{Callers, LogFormat, LogLevel, StoreUrl};
 pub use self::telemetry::{Export, Telemetry};

@@ -20,6 +20,7 @@ pub mod decision;
 
 pub mod audit;
 
+pub mod bounded;
 pub mod clock;
 pub mod error;
 pub mod revision;

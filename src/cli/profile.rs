@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::Environment;
-use crate::config::read_bounded;
+use crate::bounded::read_file_text;
 use crate::failure::Failure;
 use crate::policy::catalogue::nearest;
 
@@ -36,7 +36,7 @@ impl Profiles {
     /// Reads the file of this user.
     pub(super) fn read(environment: &Environment) -> Result<Self, Failure> {
         let Some(path) = path(environment) else { return Ok(Self::default()) };
-        let text = match read_bounded(&path) {
+        let text = match read_file_text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { path, profiles: BTreeMap::new() });

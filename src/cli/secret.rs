@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use zeroize::Zeroizing;
 
+use crate::bounded;
 use crate::failure::Failure;
 use crate::token::TOKEN_BYTES_MAX;
 
@@ -22,14 +23,9 @@ pub(super) fn read(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
 
 /// What a file holds that is to hold a token.
 pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut bytes = room();
-    let read = File::open(path).and_then(|file| {
-        file.take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        let is_whole = bytes.len() as u64 <= INPUT_BYTES_MAX;
-        if is_whole { Ok(()) } else { Err(io::ErrorKind::FileTooLarge.into()) }
-    });
-    read.map_err(|error| Failure::reading(format!("the token file {}", path.display()), &error))?;
-    Ok(bytes)
+    File::open(path)
+        .and_then(|file| bounded::read(file, INPUT_BYTES_MAX))
+        .map_err(|error| Failure::reading(format!("the token file {}", path.display()), &error))
 }
 
 /// Room for all of it, so that no copy stays behind when it grows.

@@ -13,7 +13,7 @@ use super::Environment;
 use super::profile::{OPEN_TO_READ, PROFILE_DEFAULT, Profile, Profiles, refuse_open_to_others};
 use super::secret;
 use super::session::Session;
-use crate::config::read_bounded;
+use crate::bounded::read_file_text;
 use crate::failure::{Failure, Failures};
 use crate::token::Token;
 
@@ -336,7 +336,7 @@ fn read_token(path: &Path) -> Result<(Zeroizing<String>, String), Failure> {
 
 /// A file that holds PEM of this kind. tonic would take another for one that is empty.
 fn read_pem(path: &Path, kind: &str) -> Result<Zeroizing<String>, Failure> {
-    let text = read_bounded(path).map_err(|error| Failure::reading(path.display(), &error))?;
+    let text = read_file_text(path).map_err(|error| Failure::reading(path.display(), &error))?;
     if text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(kind)) {
         return Ok(text);
     }

@@ -3,22 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-
-use zeroize::Zeroizing;
 
 use super::Config;
 use super::setting::Given;
 use super::telemetry::{STANDARD, STANDARD_OFF};
+use crate::bounded::read_file_text;
 use crate::failure::{Failure, Failures};
 use crate::policy::catalogue::nearest;
 
 const PREFIX: &str = "LATCHKEY__";
 const FILE_SUFFIX: &str = "_FILE";
-/// The most bytes of the configuration file, and of a file that holds one value.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a configuration is made of.
 #[derive(Debug, Default)]
@@ -120,7 +115,7 @@ impl Loading {
 
     fn read_file(&mut self, path: &Path) {
         let what = format!("the configuration file {}", path.display());
-        let text = match read_bounded(path) {
+        let text = match read_file_text(path) {
             Ok(text) => text,
             Err(error) => return self.failures.push(Failure::reading(what, &error)),
         };
@@ -200,7 +195,7 @@ impl Loading {
             return self.failures.push(Failure::new(message).help("unset one of them"));
         }
         let file = Path::new(file);
-        match read_bounded(file) {
+        match read_file_text(file) {
             Ok(text) => {
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 let text = text.strip_suffix('\r').unwrap_or(text);
@@ -244,17 +239,4 @@ fn place(text: &str, at: usize) -> String {
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|char| *char != '\n').count() + 1;
     format!(" (line {line}, column {column})")
-}
-
-/// The text of a file that is named, 1 MiB at most, wiped when dropped: there may be a token in it.
-pub fn read_bounded(path: &Path) -> io::Result<Zeroizing<String>> {
-    let file = File::open(path)?;
-    // Room for all of it, so that no copy stays behind when it grows.
-    let bytes = file.metadata()?.len().min(FILE_BYTES_MAX);
-    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(bytes).unwrap_or(0) + 1));
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
-    }
-    Ok(text)
 }

@@ -1,16 +1,15 @@
 //! Reads a policy as people write it, from a file or from stdin.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::Config;
+use crate::bounded::{self, FILE_BYTES_MAX};
 use crate::error::Violation;
 use crate::failure::{Failure, Failures};
 use crate::policy::Policy;
-
-/// The most bytes of a policy: as many as the API takes in one message.
-const POLICY_BYTES_MAX: u64 = 1 << 20;
 
 impl Config {
     /// The policy that an empty store starts with: that of `policy.file`, else the built-in one.
@@ -42,13 +41,9 @@ pub fn read_policy(path: &Path) -> Result<Policy, Failures> {
     Err(Failures(error.violations.into_iter().map(|fault| Failure::new(told(fault))).collect()))
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let source: Box<dyn Read> =
-        if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
-    let mut text = String::new();
-    source.take(POLICY_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > POLICY_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+fn read(path: &Path) -> io::Result<Zeroizing<String>> {
+    if path == Path::new("-") {
+        return bounded::read_text(io::stdin(), FILE_BYTES_MAX);
     }
-    Ok(text)
+    bounded::read_file_text(path)
 }

@@ -32,7 +32,7 @@ const LAYERS: &[(Layer, &[&str])] = &[
         ],
     ),
     // `serve` knows nothing of keys: the transport only takes the peer's address from it.
-    (Below, &["cache", "feed", "limits", "metrics", "serve", "store", "usage"]),
+    (Below, &["bounded", "cache", "feed", "limits", "metrics", "serve", "store", "usage"]),
     (UseCase, &["authorizer", "keyring"]),
     (Transport, &["grpc", "http", "proto"]),
     (

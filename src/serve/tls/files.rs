@@ -1,8 +1,7 @@
 //! The files that TLS is served with: reading them, and checking all that can be checked before
 //! anything is served with them.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +17,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
+use crate::bounded;
 use crate::clock::Timestamp;
 use crate::serve::Protocol;
-
-/// The most bytes of a file.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where the PEM files are that TLS is served with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,15 +146,7 @@ impl Contents<'_> {
 
 impl<'a> Content<'a> {
     fn read(field: &'static str, path: &'a Path) -> Self {
-        let read = || {
-            let mut bytes = Zeroizing::new(Vec::new());
-            File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-            if bytes.len() as u64 > FILE_BYTES_MAX {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
-            }
-            Ok(bytes)
-        };
-        Self { field, path, bytes: read() }
+        Self { field, path, bytes: bounded::read_file(path) }
     }
 
     fn fault(&self, fault: impl Into<String>) -> TlsError {

@@ -53,15 +53,19 @@ async fn what_cannot_be_undone_needs_a_yes() {
 
 #[test]
 fn a_file_without_end_is_not_read() {
-    for arguments in [
-        &["account", "list", "--token-file", "/dev/zero"][..],
-        &["account", "list", "--address", "https://127.0.0.1:1", "--ca-file", "/dev/zero"],
-        &["authorize", "memory:read", "--key-token-file", "/dev/zero"],
+    for (arguments, limit) in [
+        (&["account", "list", "--token-file", "/dev/zero"][..], "4 KiB"),
+        (
+            &["account", "list", "--address", "https://127.0.0.1:1", "--ca-file", "/dev/zero"],
+            "1 MiB",
+        ),
+        (&["authorize", "memory:read", "--key-token-file", "/dev/zero"], "4 KiB"),
+        (&["policy", "check", "/dev/zero"], "1 MiB"),
     ] {
         let environment = [("LATCHKEY_TOKEN", "hm_live_0000000000000000000000000000002dlYSp")];
         let without = if arguments.contains(&"--token-file") { &[][..] } else { &environment };
         let said = refused(&Run { stdin: b"", environment: without }.latchkey(arguments));
-        assert!(said.contains("/dev/zero: it is larger than 1 MiB"), "{said}");
+        assert!(said.contains(&format!("/dev/zero: it is larger than {limit}")), "{said}");
     }
 }
 
