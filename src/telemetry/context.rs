@@ -2,7 +2,7 @@
 //!
 //! What is not exactly as the recommendation has it counts as absent: then a trace of our own begins.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// The most bytes of `tracestate` that are kept; the least that the recommendation asks for.
 const STATE_BYTES_MAX: usize = 512;
@@ -20,7 +20,9 @@ pub(super) struct Parent {
 impl Parent {
     /// From the headers of a call; `None` when there is none, or none that can be understood.
     pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
-        let mut given = headers.get_all("traceparent").iter();
+        // Looked for in every call: not worth reading the name each time.
+        const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+        let mut given = headers.get_all(TRACEPARENT).iter();
         let (Some(only), None) = (given.next(), given.next()) else { return None };
         let (trace_id, span_id, flags) = parse(only.as_bytes())?;
         Some(Self { trace_id, span_id, is_sampled: flags & 1 == 1, state: state(headers) })

@@ -22,8 +22,10 @@ use crate::metrics::{Snapshot, Value, table};
 
 /// The most spans of one message.
 const BATCH_MAX: usize = 512;
-/// How long a span waits for others to be sent with.
-const GATHER_TIME: Duration = Duration::from_secs(1);
+/// How often it is looked whether a batch is full, so that the queue has room for what comes meanwhile.
+const LOOK_TIME: Duration = Duration::from_millis(100);
+/// How often a span that waits for others is looked at before it is sent with those that there are.
+const LOOKS_MAX: u32 = 10;
 /// How often a batch is sent; then it is given up.
 const ATTEMPTS_MAX: u32 = 3;
 /// The pause before the second attempt; each further one is twice as long.
@@ -189,16 +191,14 @@ async fn gather(
     let is_over = async { drop(stopped.wait_for(|is_over| *is_over).await) };
     let full = async {
         spans.recv_many(&mut batch, BATCH_MAX).await;
-        // Until the batch is full, or nobody came for a while.
-        let rest = async {
-            while batch.len() < BATCH_MAX {
-                let room = BATCH_MAX - batch.len();
-                if spans.recv_many(&mut batch, room).await == 0 {
-                    return;
-                }
+        // Whoever waits at the queue is woken for each span, at the cost of the thread that makes it; so the
+        // others are looked for from time to time.
+        for _ in 0..LOOKS_MAX {
+            if batch.len() + spans.len() >= BATCH_MAX || spans.is_closed() {
+                break;
             }
-        };
-        let _ = tokio::time::timeout(GATHER_TIME, rest).await;
+            tokio::time::sleep(LOOK_TIME).await;
+        }
     };
     tokio::select! {
         () = full => {}
