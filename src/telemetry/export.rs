@@ -24,8 +24,8 @@ use crate::metrics::{Snapshot, Value, table};
 const BATCH_MAX: usize = 512;
 /// How often it is looked whether a batch is full, so that the queue has room for what comes meanwhile.
 const LOOK_TIME: Duration = Duration::from_millis(100);
-/// How often a span that waits for others is looked at before it is sent with those that there are.
-const LOOKS_MAX: u32 = 10;
+/// How often that is looked, before what there is is sent.
+const LOOKS: u32 = 10;
 /// How often a batch is sent; then it is given up.
 const ATTEMPTS_MAX: u32 = 3;
 /// The pause before the second attempt; each further one is twice as long.
@@ -193,7 +193,7 @@ async fn gather(
         spans.recv_many(&mut batch, BATCH_MAX).await;
         // Whoever waits at the queue is woken for each span, at the cost of the thread that makes it; so the
         // others are looked for from time to time.
-        for _ in 0..LOOKS_MAX {
+        for _ in 0..LOOKS {
             if batch.len() + spans.len() >= BATCH_MAX || spans.is_closed() {
                 break;
             }
