@@ -1,4 +1,5 @@
-//! Which server, and as whom: flags, then the environment, then a profile, then the default.
+//! Which server, and as whom: flags, then a profile that a flag names, then the environment, then the profile
+//! that is used without a flag, then the default.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ pub(super) struct ServerArguments {
     #[arg(
         long,
         value_name = "NAME",
-        help = "The profile to use [default: $LATCHKEY_PROFILE, else `default`]"
+        help = "The profile to use; named here it wins over the variables below [default: \
+                $LATCHKEY_PROFILE, else `default`]"
     )]
     pub(super) profile: Option<String>,
     #[arg(
@@ -136,6 +138,9 @@ struct Layers<'a> {
     profile_folder: PathBuf,
 }
 
+/// The token's text, and where it stood.
+type FoundToken = (Zeroizing<String>, String);
+
 impl<'a> Layers<'a> {
     fn new(flags: &'a ServerArguments, environment: &'a Environment) -> Result<Self, Failure> {
         let named = match &flags.profile {
@@ -162,10 +167,18 @@ impl<'a> Layers<'a> {
         if let Some(value) = flag {
             return Ok(Some((Zeroizing::new(value.to_owned()), Origin::Flag)));
         }
-        if let Some(value) = variable(self.environment, name)? {
-            return Ok(Some((value, Origin::Environment(name))));
+        let of_profile = self.profile.get(field).map(|value| (value.clone(), Origin::Profile));
+        if of_profile.is_some() && self.is_profile_first() {
+            return Ok(of_profile);
         }
-        Ok(self.profile.get(field).map(|value| (value.clone(), Origin::Profile)))
+        let of_environment = variable(self.environment, name)?;
+        Ok(of_environment.map(|value| (value, Origin::Environment(name))).or(of_profile))
+    }
+
+    /// Whether the profile stands above the environment: who names it for this one command means its server,
+    /// and none that was exported for another.
+    fn is_profile_first(&self) -> bool {
+        self.flags.profile.is_some()
     }
 
     /// The first file that is named; a profile names it from where the profiles are.
@@ -210,21 +223,35 @@ impl<'a> Layers<'a> {
         Ok(Some(value))
     }
 
-    /// The token's text, and where it stood.
-    fn token(&self) -> Result<Option<(Zeroizing<String>, String)>, Failure> {
+    fn token(&self) -> Result<Option<FoundToken>, Failure> {
         if let Some(path) = &self.flags.token_file {
             return read_token(path).map(Some);
         }
+        if self.is_profile_first()
+            && let Some(found) = self.token_of_profile()?
+        {
+            return Ok(Some(found));
+        }
+        match self.token_of_environment()? {
+            Some(found) => Ok(Some(found)),
+            None => self.token_of_profile(),
+        }
+    }
+
+    fn token_of_environment(&self) -> Result<Option<FoundToken>, Failure> {
         let (direct, file) = ("LATCHKEY_TOKEN", "LATCHKEY_TOKEN_FILE");
         match (variable(self.environment, direct)?, variable(self.environment, file)?) {
             (Some(_), Some(_)) => {
-                return Err(Failure::new(format!("{direct} and {file} are both set"))
-                    .help("unset one of them"));
+                Err(Failure::new(format!("{direct} and {file} are both set"))
+                    .help("unset one of them"))
             }
-            (Some(text), None) => return Ok(Some((text, direct.to_owned()))),
-            (None, Some(path)) => return read_token(Path::new(path.as_str())).map(Some),
-            (None, None) => {}
+            (Some(text), None) => Ok(Some((text, direct.to_owned()))),
+            (None, Some(path)) => read_token(Path::new(path.as_str())).map(Some),
+            (None, None) => Ok(None),
         }
+    }
+
+    fn token_of_profile(&self) -> Result<Option<FoundToken>, Failure> {
         let found = match (self.profile.get("token"), self.profile.get("token_file")) {
             (Some(_), Some(_)) => {
                 let message =

@@ -89,6 +89,38 @@ async fn flags_win_over_the_environment_and_that_over_profiles() {
 }
 
 #[tokio::test]
+async fn a_profile_that_a_flag_names_wins_over_the_environment() {
+    let desk = Desk::open().await;
+    let (address, root) = (desk.server.grpc().to_string(), &desk.root);
+    let unknown = "hm_live_0000000000000000000000000000002dlYSp";
+    desk.write_profiles(
+        &format!(
+            "[whole]\naddress = \"{address}\"\ntoken = \"{root}\"\n[bare]\naddress = \"{address}\"\n\
+             [homeless]\ntoken = \"{unknown}\"\n"
+        ),
+        0o600,
+    );
+    let elsewhere = [
+        ("LATCHKEY_ADDRESS", "127.0.0.1:1"),
+        ("LATCHKEY_TOKEN", unknown),
+        ("LATCHKEY_TOKEN_FILE", "x"),
+    ];
+    let listed = desk.at_home(&elsewhere, "", &["account", "list", "--profile", "whole"]);
+    assert_eq!((listed.code, &*listed.err), (Some(0), ""), "{listed:?}");
+    // What it leaves open is the environment's to say; its own token goes nowhere else all the same.
+    let variables = [("LATCHKEY_ADDRESS", "127.0.0.1:1"), ("LATCHKEY_TOKEN", root)];
+    let listed = desk.at_home(&variables, "", &["account", "list", "--profile", "bare"]);
+    assert_eq!((listed.code, &*listed.err), (Some(0), ""), "{listed:?}");
+    let said =
+        refused(&desk.at_home(&variables, "", &["account", "list", "--profile", "homeless"]));
+    assert!(said.contains("and is not sent to http://127.0.0.1:1"), "{said}");
+    // Named by a variable it is part of the environment, in which the others say more.
+    let named = [&elsewhere[..2], &[("LATCHKEY_PROFILE", "whole")]].concat();
+    let said = refused(&desk.at_home(&named, "", &["account", "list"]));
+    assert!(said.contains("cannot connect to http://127.0.0.1:1"), "{said}");
+}
+
+#[tokio::test]
 async fn a_profile_that_cannot_be_used_says_why() {
     let desk = Desk::open().await;
     let root = &desk.root;
