@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::Environment;
@@ -19,8 +20,18 @@ use crate::policy::catalogue::nearest;
 pub(super) const PROFILE_DEFAULT: &str = "default";
 
 /// What a profile may say.
-pub(super) const FIELDS: [&str; 7] =
-    ["address", "token", "token_file", "ca_file", "cert_file", "key_file", "server_name"];
+pub(super) const FIELDS: [&str; 8] = [
+    "address",
+    PLAINTEXT,
+    "token",
+    "token_file",
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "server_name",
+];
+/// The one that is no text, but true or false.
+pub(super) const PLAINTEXT: &str = "plaintext";
 
 /// The fields of one profile.
 pub(super) type Profile = BTreeMap<String, Zeroizing<String>>;
@@ -102,7 +113,13 @@ impl Profiles {
             .profiles
             .iter()
             .map(|(name, profile)| {
-                (name, profile.iter().map(|(field, value)| (field, value.as_str())).collect())
+                (
+                    name,
+                    profile
+                        .iter()
+                        .map(|(field, value)| (field, Written::of(field, value)))
+                        .collect(),
+                )
             })
             .collect();
         let toml = toml::to_string(&profiles)
@@ -171,11 +188,32 @@ fn profile(name: &str, fields: toml::Table) -> Result<Profile, Failure> {
             }));
         }
         match value {
+            toml::Value::Boolean(flag) if field == PLAINTEXT => {
+                Ok((field, Zeroizing::new(flag.to_string())))
+            }
+            _ if field == PLAINTEXT => {
+                let failure = Failure::new(format!("{name}.{field} is neither true nor false"));
+                Err(failure.help("write plaintext = true, without quotes"))
+            }
             toml::Value::String(text) => Ok((field, Zeroizing::new(text))),
             _ => Err(Failure::new(format!("{name}.{field} is no text")).help("put it in quotes")),
         }
     };
     fields.into_iter().map(field).collect()
+}
+
+/// A field as TOML has it; a token is not copied.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Written<'a> {
+    Text(&'a str),
+    Flag(bool),
+}
+
+impl<'a> Written<'a> {
+    fn of(field: &str, value: &'a str) -> Self {
+        if field == PLAINTEXT { Self::Flag(value == "true") } else { Self::Text(value) }
+    }
 }
 
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {

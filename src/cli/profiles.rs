@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
 use super::console::Console;
-use super::profile::{PROFILE_DEFAULT, Profile, Profiles};
+use super::profile::{PLAINTEXT, PROFILE_DEFAULT, Profile, Profiles};
 use super::table::Table;
 use super::{Environment, Outcome, secret};
 use crate::failure::Failure;
@@ -41,6 +41,9 @@ pub(super) struct SetArguments {
     /// Where the server listens: https://HOST:PORT, http://HOST:PORT or unix:PATH
     #[arg(long)]
     address: Option<String>,
+    /// Send tokens to this http:// address, although it is beyond this machine
+    #[arg(long, requires = "address")]
+    plaintext: bool,
     /// Read the operator's token from stdin, and keep it in the profile
     #[arg(long, conflicts_with = "token_file")]
     with_token: bool,
@@ -124,6 +127,7 @@ fn set(
     let SetArguments {
         name,
         address,
+        plaintext,
         with_token,
         token_file,
         ca_file,
@@ -138,12 +142,17 @@ fn set(
         None
     };
     let profile = profiles.entry(&name);
+    if address.is_some() {
+        // It was said of the address before.
+        profile.remove(PLAINTEXT);
+    }
     let mut put = |field: &str, value: Option<String>| {
         if let Some(value) = value {
             profile.insert(field.to_owned(), Zeroizing::new(value));
         }
     };
     put("address", address);
+    put(PLAINTEXT, plaintext.then(|| "true".to_owned()));
     put("server_name", server_name);
     for (field, file) in [
         ("token_file", &token_file),

@@ -219,8 +219,8 @@ fn tls_failure(address: &str, error: &(dyn Error + 'static)) -> Option<Failure> 
             Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
         ) => "renew the server's certificate, or set the clock of this machine",
         InvalidMessage(_) => {
-            "what listens there does not speak TLS: write http:// if it is the right port, and the \
-             network in between is yours"
+            "what listens there does not speak TLS: write http:// if it is the right port, with \
+             --plaintext if it is on another machine and the network in between is yours"
         }
         AlertReceived(_) => ALERT_HELP,
         _ => "look at the certificates on both sides",

@@ -2,6 +2,7 @@
 //! that is used without a flag, then the default.
 
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,7 +12,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use zeroize::Zeroizing;
 
 use super::Environment;
-use super::profile::{OPEN_TO_READ, PROFILE_DEFAULT, Profile, Profiles, refuse_open_to_others};
+use super::profile::{
+    OPEN_TO_READ, PLAINTEXT, PROFILE_DEFAULT, Profile, Profiles, refuse_open_to_others,
+};
 use super::secret;
 use super::session::Session;
 use crate::bounded::read_file_text;
@@ -38,6 +41,12 @@ pub(super) struct ServerArguments {
                 [default: $LATCHKEY_ADDRESS, else the profile's, else http://127.0.0.1:50051]"
     )]
     pub(super) address: Option<String>,
+    #[arg(
+        long,
+        help = "Send tokens to an http:// address beyond this machine, where whoever is in between \
+                can read them [default: $LATCHKEY_PLAINTEXT, else the profile's]"
+    )]
+    pub(super) plaintext: bool,
     #[arg(
         long,
         value_name = "FILE",
@@ -100,6 +109,10 @@ impl ServerArguments {
     ) -> Result<Session, Failures> {
         let layers = Layers::new(self, environment)?;
         // What is wrong here is told before anything is sent.
+        let address = layers.address()?;
+        if credential != Credential::Unused {
+            layers.refuse_plaintext(&address)?;
+        }
         let authorization = match credential {
             Credential::Unused => None,
             Credential::Welcome | Credential::Required => layers.authorization()?,
@@ -107,7 +120,6 @@ impl ServerArguments {
         if credential == Credential::Required && authorization.is_none() {
             return Err(no_token().into());
         }
-        let (address, _) = layers.address()?;
         let tls = layers.tls(&address)?;
         Session::connect(address, tls, authorization)
     }
@@ -126,7 +138,6 @@ enum Origin {
     Flag,
     Environment(&'static str),
     Profile,
-    Default,
 }
 
 /// All that may say something about the server.
@@ -194,19 +205,48 @@ impl<'a> Layers<'a> {
         let value = self.value(None, name, field)?;
         Ok(value.map(|(text, origin)| match origin {
             Origin::Profile => (self.profile_folder.join(text.as_str()), origin),
-            Origin::Flag | Origin::Environment(_) | Origin::Default => {
-                (PathBuf::from(text.as_str()), origin)
-            }
+            Origin::Flag | Origin::Environment(_) => (PathBuf::from(text.as_str()), origin),
         }))
     }
 
-    fn address(&self) -> Result<(String, Origin), Failure> {
+    fn address(&self) -> Result<String, Failure> {
         let given = self.value(self.flags.address.as_deref(), "LATCHKEY_ADDRESS", "address")?;
-        let (address, origin) = match given {
-            Some((address, origin)) => (address.to_string(), origin),
-            None => (ADDRESS_DEFAULT.to_owned(), Origin::Default),
+        spoken_to(given.as_ref().map_or(ADDRESS_DEFAULT, |(address, _)| address.as_str()))
+    }
+
+    /// The address that the profile speaks of.
+    fn address_of_profile(&self) -> Result<String, Failure> {
+        spoken_to(self.profile.get("address").map_or(ADDRESS_DEFAULT, |own| own.as_str()))
+    }
+
+    /// Beyond this machine no call goes in plaintext unless somebody has said so: there is a token in each,
+    /// the operator's or the one that it is about, or in its answer.
+    fn refuse_plaintext(&self, address: &str) -> Result<(), Failure> {
+        if !is_exposed(address) || self.is_plaintext_meant(address)? {
+            return Ok(());
+        }
+        let message = format!(
+            "{address} is plaintext, and not on this machine: whoever is in between could read tokens"
+        );
+        Err(Failure::new(message).help(
+            "write https://HOST:PORT, or unix:PATH on the same machine; where the network in between is \
+             yours, say --plaintext (LATCHKEY_PLAINTEXT=true, plaintext = true in the profile)",
+        ))
+    }
+
+    fn is_plaintext_meant(&self, address: &str) -> Result<bool, Failure> {
+        let flag = self.flags.plaintext.then_some("true");
+        let Some((value, origin)) = self.value(flag, "LATCHKEY_PLAINTEXT", PLAINTEXT)? else {
+            return Ok(false);
         };
-        Ok((spoken_to(&address)?, origin))
+        match (value.as_str(), origin) {
+            // What a profile says of its own server is not said of another.
+            ("true", Origin::Profile) => Ok(self.address_of_profile()? == address),
+            ("true", Origin::Flag | Origin::Environment(_)) => Ok(true),
+            ("false", _) => Ok(false),
+            _ => Err(Failure::new("LATCHKEY_PLAINTEXT is neither true nor false")
+                .help("set it to true, or unset it")),
+        }
     }
 
     /// The `authorization` of a call: `Bearer` and the operator's token.
@@ -273,9 +313,8 @@ impl<'a> Layers<'a> {
 
     /// The token of a profile is for the server of that profile, and is not shown to another.
     fn refuse_elsewhere(&self) -> Result<(), Failure> {
-        let own =
-            spoken_to(self.profile.get("address").map_or(ADDRESS_DEFAULT, |own| own.as_str()))?;
-        let (address, _) = self.address()?;
+        let own = self.address_of_profile()?;
+        let address = self.address()?;
         if address == own {
             return Ok(());
         }
@@ -332,13 +371,17 @@ impl<'a> Layers<'a> {
 }
 
 /// The address as it is spoken to. A slip in it must not lead the token elsewhere, or there in plaintext, as a
-/// scheme that nobody knows or a port that there is not would.
+/// scheme that nobody knows or a port that there is not would. Without a scheme it is http on this machine,
+/// and https beyond.
 fn spoken_to(address: &str) -> Result<String, Failure> {
     if address.starts_with("unix:") {
         return Ok(address.to_owned());
     }
-    let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
-    let scheme = scheme.to_ascii_lowercase();
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+        None if is_exposed(&format!("http://{address}")) => ("https".to_owned(), address),
+        None => ("http".to_owned(), address),
+    };
     let fault = match rest.trim_end_matches('/').parse::<Authority>() {
         _ if scheme != "https" && scheme != "http" => "it is neither https:// nor http://",
         Err(_) => "there is no host in it, or more than that and a port",
@@ -352,6 +395,15 @@ fn spoken_to(address: &str) -> Result<String, Failure> {
     let named = if rest.contains('@') { "this" } else { address };
     Err(Failure::new(format!("{named} is no address of a server: {fault}"))
         .help("write https://HOST:PORT, http://HOST:PORT or unix:PATH"))
+}
+
+/// Whether what is sent to this address leaves the machine in plaintext.
+fn is_exposed(address: &str) -> bool {
+    let Some(rest) = address.strip_prefix("http://") else { return false };
+    let Ok(server) = rest.trim_end_matches('/').parse::<Authority>() else { return true };
+    let host = server.host().trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = host.parse().is_ok_and(|host: IpAddr| host.to_canonical().is_loopback());
+    !is_loopback && !host.eq_ignore_ascii_case("localhost")
 }
 
 fn read_token(path: &Path) -> Result<(Zeroizing<String>, String), Failure> {
@@ -388,7 +440,12 @@ mod tests {
     #[test]
     fn an_address_is_taken_as_it_is_meant_or_not_at_all() {
         for (address, spoken) in [
-            ("h:1", "http://h:1"),
+            ("h:1", "https://h:1"),
+            ("localhost:1", "http://localhost:1"),
+            ("127.0.0.2:1", "http://127.0.0.2:1"),
+            ("[::1]:1", "http://[::1]:1"),
+            ("127.0.0.1.example:1", "https://127.0.0.1.example:1"),
+            ("http://h:1", "http://h:1"),
             ("HTTPS://h", "https://h"),
             ("https://h:1/", "https://h:1/"),
             ("http://[::1]:1", "http://[::1]:1"),
@@ -408,6 +465,24 @@ mod tests {
         ] {
             let told = spoken_to(address).unwrap_err().to_string();
             assert!(told.contains("is no address of a server"), "{address}: {told}");
+        }
+    }
+
+    #[test]
+    fn plaintext_is_exposed_unless_it_stays_on_this_machine() {
+        for address in
+            ["unix:/l", "https://h", "http://LOCALHOST:1", "http://127.9.9.9/", "http://[::1]:1"]
+        {
+            assert!(!is_exposed(address), "{address}");
+        }
+        for address in [
+            "http://h",
+            "http://10.0.0.1:1",
+            "http://0.0.0.0:1",
+            "http://[::]:1",
+            "http://localhost.h:1",
+        ] {
+            assert!(is_exposed(address), "{address}");
         }
     }
 }

@@ -121,6 +121,46 @@ async fn a_profile_that_a_flag_names_wins_over_the_environment() {
 }
 
 #[tokio::test]
+async fn no_token_goes_beyond_this_machine_in_plaintext_unless_that_is_said() {
+    // By this address Linux finds the machine itself; the program does not count on it.
+    let desk = Desk::open().await;
+    let address = format!("http://0.0.0.0:{}", desk.server.grpc().port());
+    let token = ("LATCHKEY_TOKEN", &*desk.root);
+    let list = ["account", "list", "--address", &address];
+    let refused_as_plaintext = |environment: &[(&str, &str)], arguments: &[&str]| {
+        let said = refused(&desk.at_home(environment, &desk.root, arguments));
+        assert!(said.contains("could read tokens") && said.contains("write https://"), "{said}");
+    };
+    refused_as_plaintext(&[token], &list);
+    refused_as_plaintext(&[token, ("LATCHKEY_PLAINTEXT", "false")], &list);
+    // A service's question carries its client's token.
+    refused_as_plaintext(&[], &["authorize", "memory:read", "--address", &address]);
+    for (environment, flag) in
+        [(&[token][..], &["--plaintext"][..]), (&[token, ("LATCHKEY_PLAINTEXT", "true")], &[])]
+    {
+        let listed = desk.at_home(environment, "", &[&list, flag].concat());
+        assert_eq!((listed.code, &*listed.err), (Some(0), ""), "{listed:?}");
+    }
+    let said = refused(&desk.at_home(&[token, ("LATCHKEY_PLAINTEXT", "yes")], "", &list));
+    assert!(said.contains("LATCHKEY_PLAINTEXT is neither true nor false"), "{said}");
+    // A probe sends no token.
+    let well = desk.at_home(&[], "", &["health", "--address", &address]);
+    assert_eq!(well.code, Some(0), "{well:?}");
+
+    // A profile says it of its own address, and no longer when that is changed.
+    let set = ["profile", "set", "--address", &address, "--plaintext", "--with-token"];
+    assert_eq!(desk.at_home(&[], &desk.root, &set).code, Some(0));
+    assert_eq!(desk.at_home(&[], "", &["account", "list"]).code, Some(0));
+    refused_as_plaintext(&[token], &["account", "list", "--address", "http://192.0.2.1:1"]);
+    assert_eq!(desk.at_home(&[], "", &["profile", "set", "--address", &address]).code, Some(0));
+    refused_as_plaintext(&[], &["account", "list"]);
+    // Without a scheme it is not plaintext in the first place.
+    let said =
+        refused(&desk.at_home(&[token], "", &["account", "list", "--address", &address[7..]]));
+    assert!(said.contains("does not speak TLS"), "{said}");
+}
+
+#[tokio::test]
 async fn a_profile_that_cannot_be_used_says_why() {
     let desk = Desk::open().await;
     let root = &desk.root;
@@ -173,6 +213,12 @@ async fn a_profile_that_cannot_be_used_says_why() {
             &["htps://h is no address of a server", "write https://HOST:PORT"],
         ),
         ("\u{0}".into(), 0o600, &list, &["line 1 is no TOML"]),
+        (
+            format!("[default]\naddress = \"h:1\"\nplaintext = \"true\"\ntoken = \"{root}\"\n"),
+            0o600,
+            &list,
+            &["default.plaintext is neither true nor false"],
+        ),
     ] {
         desk.write_profiles(&text, mode);
         let said = refused(&desk.at_home(&[], "", arguments));
