@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
 use self::ground::Ground;
+pub(super) use self::requests::forgotten_before;
 use super::{Change, Command, Done, Maker, Mutation, RequestMark, StoreError, Subject};
 use crate::account::{Account, AccountId};
 use crate::audit::{self, Entry};

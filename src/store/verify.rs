@@ -4,15 +4,18 @@
 //! but what the next row is compared with. What agrees with itself in all three is not found: there is
 //! no signature on any of it.
 
+use serde_json::Value;
+
+pub(super) use self::standing::Standing;
 use super::StoreError;
 use super::row::PositionRow;
-use crate::account::Account;
-use crate::audit::{self, Change, Contradiction, Fields, Past};
+use crate::account::RESERVED_ACCOUNT;
+use crate::audit::{Change, Contradiction, Past};
 use crate::clock::Timestamp;
-use crate::key::{Actor, KeyRecord};
-use crate::policy::Policy;
-use crate::revision::Position;
+use crate::key::Actor;
 use crate::token;
+
+mod standing;
 
 /// The most characters of a value that a fault repeats.
 const SHOWN_CHARS_MAX: usize = 200;
@@ -20,7 +23,7 @@ const SHOWN_CHARS_MAX: usize = 200;
 /// Something that does not agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where: `change 7`, `key key_…`, `account acme`, `policy` or `feed`.
+    /// Where: `change 7`, `key key_…`, `account acme`, `policy`, `feed`, `request ID (…)` or `schema`.
     pub place: String,
     /// What of it.
     pub what: String,
@@ -33,7 +36,8 @@ pub struct Fault {
 impl Fault {
     fn new(place: &str, contradiction: Contradiction) -> Self {
         let Contradiction { what, expected, found } = contradiction;
-        Self { place: place.to_owned(), what, expected: shown(&expected), found: shown(&found) }
+        let [place, what, expected, found] = [place, &what, &expected, &found].map(shown);
+        Self { place, what, expected, found }
     }
 }
 
@@ -86,6 +90,7 @@ pub(super) struct Verifier<'a> {
 pub(super) struct HeadRow {
     pub(super) position: PositionRow,
     pub(super) at: i64,
+    pub(super) is_seeded: bool,
 }
 
 /// A row of `changes`, less what only the subject knows.
@@ -102,14 +107,35 @@ pub(super) struct FeedRow {
 pub(super) struct TrailRow {
     pub(super) at: i64,
     pub(super) actor: String,
-    /// Whether the key that acted is there.
-    pub(super) is_actor_there: bool,
+    /// The key that acted, if it is there.
+    pub(super) actor_key: Option<ActorRow>,
     pub(super) action: String,
     pub(super) account_id: Option<String>,
     pub(super) key_id: Option<String>,
     pub(super) change: String,
     pub(super) peer: String,
     pub(super) request_id: Option<String>,
+}
+
+/// Of the key that acted: what limits when, and on whom, it can have.
+pub(super) struct ActorRow {
+    pub(super) account_id: String,
+    pub(super) revoke_time: Option<i64>,
+    /// The first entry about it.
+    pub(super) first_entry: Option<i64>,
+}
+
+/// A request that is remembered, or an entry that tells of one.
+pub(super) struct RequestRow {
+    pub(super) rpc: String,
+    pub(super) id: String,
+    pub(super) at: i64,
+}
+
+/// A part of the database's schema, by its kind and name.
+pub(super) struct SchemaRow {
+    pub(super) name: String,
+    pub(super) sql: String,
 }
 
 impl<'a> Verifier<'a> {
@@ -178,19 +204,13 @@ impl<'a> Verifier<'a> {
         let told = |(kind, id): (&str, &str)| format!("{kind} {id}").trim_end().to_owned();
         let of_feed = told((&change.kind, &change.subject));
         self.check(place, "subject in the trail", &of_feed, &told(subject));
-        match Actor::parse(&entry.actor) {
-            Some(Actor::Key(_)) if !entry.is_actor_there => {
-                self.fault(place, Contradiction::new("actor", "a key that is there", &entry.actor));
+        match serde_json::from_str::<Change>(&entry.change) {
+            Ok(told) => self.actor(change.n, place, entry, &told),
+            Err(error) => {
+                let found = error.to_string();
+                let what = Contradiction::new("change in the trail", "before and after", found);
+                self.fault(place, what);
             }
-            Some(Actor::Key(_) | Actor::System(_)) => {}
-            None => self.fault(
-                place,
-                Contradiction::new("actor", "`key:ID` or `system:WHAT`", &entry.actor),
-            ),
-        }
-        if let Err(error) = serde_json::from_str::<Change>(&entry.change) {
-            let found = error.to_string();
-            self.fault(place, Contradiction::new("change in the trail", "before and after", found));
         }
         let request_id = entry.request_id.as_deref().unwrap_or_default();
         for (name, text) in [
@@ -206,6 +226,41 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// Whether whoever acted can have: there at the time, within reach, and named by what was made.
+    fn actor(&mut self, n: i64, place: &str, entry: &TrailRow, told: &Change) {
+        let mut expect = |expected: &str| {
+            self.fault(place, Contradiction::new("actor", expected, &entry.actor));
+        };
+        let actor = Actor::parse(&entry.actor);
+        match (&actor, &entry.actor_key) {
+            (None, _) => return expect("`key:ID` or `system:WHAT`"),
+            (Some(Actor::Key(_)), None) => return expect("a key that is there"),
+            (Some(Actor::System(_)), _) => {}
+            (Some(Actor::Key(_)), Some(key)) => {
+                if key.first_entry.is_none_or(|made| made >= n) {
+                    expect("a key that was made before");
+                }
+                if key.revoke_time.is_some_and(|revoked| revoked < entry.at) {
+                    expect("a key that was not revoked before");
+                }
+                if key.account_id != RESERVED_ACCOUNT
+                    && entry.account_id.as_ref() != Some(&key.account_id)
+                {
+                    expect("a key of the same account, or of `latchkey`");
+                }
+            }
+        }
+        let maker = told.after.get("created_by").and_then(Value::as_str);
+        // A root key is made by `system:root`, whatever the occasion was.
+        let is_system = |actor: Option<Actor>| matches!(actor, Some(Actor::System(_)));
+        if let Some(maker) = maker
+            && maker != entry.actor
+            && !(is_system(actor) && is_system(Actor::parse(maker)))
+        {
+            expect(maker);
+        }
+    }
+
     /// Takes the number of an entry that no change has.
     pub(super) fn entry_without_change(&mut self, n: i64) {
         let place = format!("change {n}");
@@ -215,11 +270,45 @@ impl<'a> Verifier<'a> {
     /// After the last change.
     pub(super) fn end_of_feed(&mut self, head: &HeadRow) {
         let (n, tag, at) = self.last.take().map_or((0, 0, 0), |last| (last.n, last.tag, last.at));
-        let HeadRow { position, at: head_at } = head;
+        let HeadRow { position, at: head_at, is_seeded } = head;
         self.check("feed", "number of the last change", &n, &position.n);
         if n == position.n {
             self.check("feed", "tag of the last change", &hex(tag), &hex(position.tag));
             self.check("feed", "time of the last change", &instant(at), &instant(*head_at));
+        }
+        // A start on a store that is not seeded makes another root key.
+        self.check("feed", "seeded", &(n > 0), is_seeded);
+    }
+
+    // === What no record tells of ===
+
+    /// Takes a request of the last two days that an entry tells of, and that is not remembered.
+    pub(super) fn forgotten_request(&mut self, request: &RequestRow) {
+        let what = Contradiction::new("remembered", "as the trail tells", "not there");
+        self.fault(&told(request), what);
+    }
+
+    /// Takes a request that is remembered, and that no entry tells of.
+    pub(super) fn request_without_entry(&mut self, request: &RequestRow) {
+        let what = Contradiction::new("an entry in the trail", "one", "none");
+        self.fault(&told(request), what);
+    }
+
+    /// Compares the parts of the schema, among them the triggers by which nothing is rewritten, with those of
+    /// the same version of the schema.
+    pub(super) fn schema(&mut self, released: &[SchemaRow], found: &[SchemaRow]) {
+        let sql_of = |rows: &[SchemaRow], name: &str| -> Option<String> {
+            rows.iter().find(|row| row.name == name).map(|row| row.sql.clone())
+        };
+        let added = found.iter().filter(|row| sql_of(released, &row.name).is_none());
+        for SchemaRow { name, .. } in released.iter().chain(added) {
+            let (expected, found) = match (sql_of(released, name), sql_of(found, name)) {
+                (None, _) => ("none", "one"),
+                (Some(_), None) => ("one", "none"),
+                (Some(released), Some(found)) if released != found => ("as released", "another"),
+                (Some(_), Some(_)) => continue,
+            };
+            self.fault("schema", Contradiction::new(name, expected, found));
         }
     }
 
@@ -365,58 +454,9 @@ fn note<T: PartialEq>(seen: &mut Vec<T>, value: Option<T>) {
     }
 }
 
-/// A record as it stands in the store.
-pub(super) struct Standing {
-    fields: Fields,
-    revision: Position,
-    version: u64,
-    create_time: Option<Timestamp>,
-    update_time: Timestamp,
-    account: Option<String>,
-    digest: Option<Vec<u8>>,
-}
-
-impl From<KeyRecord> for Standing {
-    fn from(key: KeyRecord) -> Self {
-        Self {
-            fields: audit::of_key(&key),
-            revision: key.revision,
-            version: key.version,
-            create_time: Some(key.create_time),
-            update_time: key.update_time,
-            account: Some(key.account.to_string()),
-            digest: Some(key.digest.as_bytes().to_vec()),
-        }
-    }
-}
-
-impl From<Account> for Standing {
-    fn from(account: Account) -> Self {
-        Self {
-            fields: audit::of_account(&account),
-            revision: account.revision,
-            version: account.version,
-            create_time: Some(account.create_time),
-            update_time: account.update_time,
-            account: None,
-            digest: None,
-        }
-    }
-}
-
-impl Standing {
-    /// Of the policy, which was written so often.
-    pub(super) fn policy(policy: &Policy, revision: Position, version: u64, at: Timestamp) -> Self {
-        Self {
-            fields: audit::of_policy(policy),
-            revision,
-            version,
-            create_time: None,
-            update_time: at,
-            account: None,
-            digest: None,
-        }
-    }
+fn told(request: &RequestRow) -> String {
+    let RequestRow { rpc, id, at } = request;
+    format!("request {id} ({rpc} at {})", instant(*at))
 }
 
 fn instant(micros: i64) -> String {

@@ -44,10 +44,14 @@ impl<R: Rows> Door<'_, R> {
     ) -> Result<(), StoreError> {
         let Some(mark) = mark else { return Ok(()) };
         self.rows.insert_request(account, rpc, mark, made, self.at).await?;
-        let span = i64::try_from(REMEMBERED.as_micros()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_micros(self.at.micros().saturating_sub(span));
-        self.rows.forget_requests(before).await
+        self.rows.forget_requests(forgotten_before(self.at)).await
     }
+}
+
+/// Of when requests may be forgotten at this instant; those from then on are remembered.
+pub(in crate::store) fn forgotten_before(at: Timestamp) -> Timestamp {
+    let span = i64::try_from(REMEMBERED.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_micros(at.micros().saturating_sub(span))
 }
 
 fn already(made: &Made) -> Error {

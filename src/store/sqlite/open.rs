@@ -11,7 +11,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 
-use super::failure::{DAMAGED, unusable};
+use super::failure::{DAMAGED, failed, unusable};
 use crate::key::RECORD_FORMAT;
 use crate::store::StoreError;
 
@@ -30,6 +30,8 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
     (1, "init", include_str!("../migrations/sqlite/0001_init.sql")),
     (2, "audit", include_str!("../migrations/sqlite/0002_audit.sql")),
 ];
+
+const SCHEMA_VERSION: &str = "SELECT CAST(max(version) AS TEXT) FROM _sqlx_migrations";
 
 /// A database that was found fit for use.
 pub(super) struct Opened {
@@ -99,12 +101,25 @@ async fn check_to_read(connection: &mut SqliteConnection, path: &Path) -> Result
             path.display()
         )));
     }
-    let schema = "SELECT CAST(max(version) AS TEXT) FROM _sqlx_migrations";
-    let schema: i64 = text(connection, schema).await.map_err(say)?.parse().unwrap_or(i64::MAX);
+    let schema: i64 =
+        text(connection, SCHEMA_VERSION).await.map_err(say)?.parse().unwrap_or(i64::MAX);
     if MIGRATIONS.iter().all(|(version, ..)| *version != schema) {
         return Err(newer_schema(path, schema));
     }
     check_format(connection, path).await
+}
+
+/// A database in memory with the schema as it was released, of the same version as this one's.
+pub(super) async fn released(
+    connection: &mut SqliteConnection,
+) -> Result<SqliteConnection, StoreError> {
+    let version = text(connection, SCHEMA_VERSION).await.map_err(failed)?;
+    let version: i64 = version.parse().unwrap_or(i64::MAX);
+    let mut released = SqliteConnectOptions::new().connect().await.map_err(failed)?;
+    for (_, _, sql) in MIGRATIONS.iter().filter(|(step, ..)| *step <= version) {
+        sqlx::raw_sql(*sql).execute(&mut released).await.map_err(failed)?;
+    }
+    Ok(released)
 }
 
 fn newer_schema(path: &Path, version: i64) -> StoreError {

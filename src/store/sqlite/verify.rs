@@ -15,9 +15,11 @@ use super::open;
 use super::rows::{account_row, get, key_row, no_feed, position, select_accounts, select_keys};
 use crate::clock::Timestamp;
 use crate::store::StoreError;
+use crate::store::door::forgotten_before;
 use crate::store::row::{PositionRow, policy};
 use crate::store::verify::{
-    Checked, FeedRow, HeadRow, History, Standing, StepRow, Tell, TrailRow, Verifier,
+    ActorRow, Checked, FeedRow, HeadRow, History, RequestRow, SchemaRow, Standing, StepRow, Tell,
+    TrailRow, Verifier,
 };
 
 /// How many records are held at once while their entries are gone through.
@@ -55,18 +57,34 @@ const POLICY_ENTRIES: &str = "SELECT '', audit.n, tag, audit.at, NULL, change, N
      LEFT JOIN changes ON changes.n = audit.n \
      WHERE account_id IS NULL AND key_id IS NULL ORDER BY audit.n";
 
-const FEED: &str = "SELECT changes.n, tag, kind, subject, changes.at, audit.at, actor, action, account_id, \
-     key_id, change, peer, request_id, \
-     EXISTS (SELECT 1 FROM keys WHERE keys.id = substr(actor, 5)) FROM changes \
-     LEFT JOIN audit ON audit.n = changes.n ORDER BY changes.n";
+const FEED: &str = "SELECT changes.n, changes.tag, kind, subject, changes.at, audit.at, actor, action, audit.account_id, \
+     audit.key_id, change, peer, request_id, actors.account_id, actors.revoke_time, \
+     (SELECT min(made.n) FROM audit AS made WHERE made.key_id = actors.id) \
+     FROM changes LEFT JOIN audit ON audit.n = changes.n \
+     LEFT JOIN keys AS actors ON actors.id = substr(actor, 5) AND actor GLOB 'key:*' ORDER BY changes.n";
 
 const ENTRIES_WITHOUT_CHANGE: &str =
     "SELECT n FROM audit WHERE NOT EXISTS (SELECT 1 FROM changes WHERE changes.n = audit.n)";
 
+/// Requests that were made since an instant; the door has forgotten earlier ones.
+const FORGOTTEN_REQUESTS: &str = "SELECT action, request_id, at FROM audit WHERE at >= ?1 AND request_id IS NOT NULL \
+     AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.at = audit.at AND rpc = action \
+     AND requests.request_id = audit.request_id AND made_account_id = audit.account_id)";
+
+const REQUESTS_WITHOUT_ENTRY: &str = "SELECT rpc, request_id, at FROM requests \
+     WHERE NOT EXISTS (SELECT 1 FROM audit WHERE audit.at = requests.at AND action = rpc \
+     AND audit.request_id = requests.request_id AND audit.account_id = made_account_id \
+     AND audit.key_id IS made_key_id)";
+
+/// The parts of the schema that are latchkey's own.
+const SCHEMA: &str = "SELECT type || ' ' || name, coalesce(sql, '') FROM sqlite_schema \
+     WHERE name NOT GLOB 'sqlite_*' AND name <> '_sqlx_migrations' ORDER BY type, name";
+
 /// Verifies the database of this path, and tells each fault.
 pub(in crate::store) async fn verify(path: &Path, tell: Tell<'_>) -> Result<Checked, StoreError> {
     let mut connection = open::open_to_read(path).await?;
-    let checked = Pass { connection: &mut connection, verifier: Verifier::new(tell) }.run().await;
+    let pass = Pass { connection: &mut connection, verifier: Verifier::new(tell), head_at: 0 };
+    let checked = pass.run().await;
     let closed = connection.close().await;
     let checked = checked?;
     closed.map_err(|error| unusable(path, &error))?;
@@ -76,6 +94,8 @@ pub(in crate::store) async fn verify(path: &Path, tell: Tell<'_>) -> Result<Chec
 struct Pass<'a> {
     connection: &'a mut SqliteConnection,
     verifier: Verifier<'a>,
+    /// The time of the last change.
+    head_at: i64,
 }
 
 impl Pass<'_> {
@@ -86,18 +106,20 @@ impl Pass<'_> {
         self.verifier.checked.keys = self.records(&KEYS).await?;
         self.verifier.checked.accounts = self.records(&ACCOUNTS).await?;
         self.verifier.checked.policies = self.policy().await?;
+        self.requests().await?;
+        self.schema().await?;
         self.connection.execute("COMMIT").await.map_err(failed)?;
         Ok(self.verifier.checked)
     }
 
     async fn feed(&mut self) -> Result<(), StoreError> {
-        let head = sqlx::query("SELECT epoch, n, tag, at FROM feed")
+        let head = sqlx::query("SELECT epoch, n, tag, at, seeded FROM feed")
             .fetch_optional(&mut *self.connection)
             .await
             .map_err(failed)?
             .ok_or_else(no_feed)?;
         let epoch_n_tag = PositionRow::from(position(&head, 0)?);
-        let head = HeadRow { position: epoch_n_tag, at: get(&head, 3)? };
+        let head = HeadRow { position: epoch_n_tag, at: get(&head, 3)?, is_seeded: get(&head, 4)? };
         self.verifier.head(&head);
         let mut rows = sqlx::query(FEED).fetch(&mut *self.connection);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
@@ -109,6 +131,7 @@ impl Pass<'_> {
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             self.verifier.entry_without_change(get(&row, 0)?);
         }
+        self.head_at = head.at;
         Ok(())
     }
 
@@ -192,6 +215,38 @@ impl Pass<'_> {
         }
         Ok(u64::from(row.is_some()))
     }
+
+    /// Those that the door still remembers, against the trail.
+    async fn requests(&mut self) -> Result<(), StoreError> {
+        let since = forgotten_before(Timestamp::from_micros(self.head_at)).micros();
+        let mut rows = sqlx::query(FORGOTTEN_REQUESTS).bind(since).fetch(&mut *self.connection);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            self.verifier.forgotten_request(&request_row(&row)?);
+        }
+        drop(rows);
+        let mut rows = sqlx::query(REQUESTS_WITHOUT_ENTRY).fetch(&mut *self.connection);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            self.verifier.request_without_entry(&request_row(&row)?);
+        }
+        Ok(())
+    }
+
+    async fn schema(&mut self) -> Result<(), StoreError> {
+        let found = schema_of(self.connection).await?;
+        let mut released = open::released(self.connection).await?;
+        let released = schema_of(&mut released).await?;
+        self.verifier.schema(&released, &found);
+        Ok(())
+    }
+}
+
+async fn schema_of(connection: &mut SqliteConnection) -> Result<Vec<SchemaRow>, StoreError> {
+    let rows = sqlx::query(SCHEMA).fetch_all(connection).await.map_err(failed)?;
+    rows.iter().map(|row| Ok(SchemaRow { name: get(row, 0)?, sql: get(row, 1)? })).collect()
+}
+
+fn request_row(row: &SqliteRow) -> Result<RequestRow, StoreError> {
+    Ok(RequestRow { rpc: get(row, 0)?, id: get(row, 1)?, at: get(row, 2)? })
 }
 
 fn feed_row(row: &SqliteRow) -> Result<FeedRow, StoreError> {
@@ -215,8 +270,13 @@ fn trail_row(row: &SqliteRow) -> Result<Option<TrailRow>, StoreError> {
         change: get(row, 10)?,
         peer: get(row, 11)?,
         request_id: get(row, 12)?,
-        is_actor_there: get(row, 13)?,
+        actor_key: actor_row(row)?,
     }))
+}
+
+fn actor_row(row: &SqliteRow) -> Result<Option<ActorRow>, StoreError> {
+    let Some(account_id) = get(row, 13)? else { return Ok(None) };
+    Ok(Some(ActorRow { account_id, revoke_time: get(row, 14)?, first_entry: get(row, 15)? }))
 }
 
 fn step_row(row: &SqliteRow) -> Result<StepRow, StoreError> {

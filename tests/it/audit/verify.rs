@@ -62,15 +62,17 @@ async fn a_fault_is_a_line_of_its_own_and_an_exit_code() {
         "{lines:#?}"
     );
     assert!(lines.contains(&scopes.as_str()), "{lines:#?}");
+    let trigger = "fault: schema: trigger audit_stays: expected one, found none";
+    assert!(lines.contains(&trigger), "{lines:#?}");
     assert!(
-        lines.last().unwrap().starts_with("The store is not whole, with 3 faults"),
+        lines.last().unwrap().starts_with("The store is not whole, with 4 faults"),
         "{lines:#?}"
     );
     let json = latchkey(&["audit", "verify", "--store-url", &url, "-o", "json"]);
     assert_eq!(json.code, Some(1));
     let told: Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(told["faults"][0]["place"], "change 5");
-    assert_eq!(told["faults"].as_array().unwrap().len(), 3);
+    assert_eq!(told["faults"].as_array().unwrap().len(), 4);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use latchkey::account::AccountChange;
 use latchkey::key::{Actor, KeyChange, KeyId, NewKey};
 use latchkey::policy::Policy;
-use latchkey::store::{Checked, Command, Fault, Mutation, verify};
+use latchkey::store::{Checked, Command, Fault, Mutation, RequestMark, verify};
 
 use super::support::place::{Place, on_sqlite};
 use super::support::{
@@ -77,9 +77,18 @@ fn any_command(numbers: &mut Numbers, keys: &[KeyId]) -> Command {
     }
 }
 
+/// Has it sent with a request id, where it makes something.
+fn mark(command: &mut Command, id: &str) {
+    if let Command::CreateKey { request, .. } | Command::RotateKey { request, .. } = command {
+        *request = Some(RequestMark { id: id.to_owned(), content: [7; 32] });
+    }
+}
+
 /// Does all kinds of things to a store, some of which are refused.
 async fn work(store: &Shared, seed: u64, steps: u32) {
     let mut numbers = Numbers(seed);
+    // Hours, or days, in which requests are forgotten.
+    let pace = if seed.is_multiple_of(2) { 60 } else { 3_600 };
     let root = seeded(store).await;
     for account in ["acme", "other"] {
         done(store, create_account(account, "enterprise")).await;
@@ -87,11 +96,14 @@ async fn work(store: &Shared, seed: u64, steps: u32) {
     let mut keys =
         vec![key(store, mutation(create_command(new_key("acme", &["memory:read"])))).await.id];
     for step in 0..steps {
-        let command = any_command(&mut numbers, &keys);
+        let mut command = any_command(&mut numbers, &keys);
+        if numbers.below(2) == 0 {
+            mark(&mut command, &step.to_string());
+        }
         let mutation =
             if numbers.below(3) == 0 { mutation(command) } else { by_id(root.id, command) };
         let mutation = Mutation { seed: [u8::try_from(step % 251).unwrap(); 32], ..mutation };
-        let mutation = at(later(Duration::from_secs(u64::from(step) * 60)), mutation);
+        let mutation = at(later(Duration::from_secs(u64::from(step) * pace)), mutation);
         if let Ok(done) = store.mutate(mutation).await.unwrap() {
             keys.extend(done.keys.iter().map(|key| key.id));
         }
@@ -184,6 +196,32 @@ const TAMPERING: &[(&str, &[&str])] = &[
     ("UPDATE feed SET n = 8", &["feed: number of the last change: expected 9, found 8"]),
     ("UPDATE feed SET tag = tag + 1", &["feed: tag of the last change"]),
     ("UPDATE feed SET at = at + 1", &["feed: time of the last change"]),
+    ("UPDATE feed SET seeded = 0", &["feed: seeded: expected true, found false"]),
+    (
+        "DELETE FROM requests",
+        &[
+            "request request-7 (CreateKey at 20",
+            "remembered: expected as the trail tells, found not there",
+        ],
+    ),
+    (
+        "UPDATE requests SET made_key_id = (SELECT key_id FROM audit WHERE n = 5)",
+        &["request request-7 (CreateKey at 20", "an entry in the trail: expected one, found none"],
+    ),
+    (
+        "UPDATE requests SET request_id = 'hm_live_0000000000000000000000000000002dlYSp'",
+        &["(not repeated: it holds a token): an entry in the trail: expected one, found none"],
+    ),
+    ("SELECT 1", &["schema: trigger keys_stay: expected one, found none"]),
+    (
+        "CREATE TRIGGER keys_stay BEFORE DELETE ON keys BEGIN SELECT 1; END; \
+         CREATE TRIGGER more AFTER INSERT ON keys BEGIN SELECT 1; END; DROP INDEX audit_by_time",
+        &[
+            "schema: trigger keys_stay: expected as released, found another",
+            "schema: trigger more: expected none, found one",
+            "schema: index audit_by_time: expected one, found none",
+        ],
+    ),
     ("UPDATE feed SET epoch = epoch + 1", &["policy: epoch", "account acme: epoch", ": epoch"]),
     ("UPDATE audit SET at = at + 1 WHERE n = 5", &["change 5: time in the trail"]),
     (
@@ -201,6 +239,22 @@ const TAMPERING: &[(&str, &[&str])] = &[
     (
         "UPDATE audit SET actor = 'key:key_00000000000000000000000000' WHERE n = 5",
         &["change 5: actor: expected a key that is there, found key:key_0000"],
+    ),
+    (
+        "UPDATE audit SET actor = (SELECT 'key:' || key_id FROM audit WHERE n = 8) WHERE n = 5",
+        &[
+            "change 5: actor: expected key:key_",
+            "change 5: actor: expected a key that was made before",
+        ],
+    ),
+    (
+        "UPDATE audit SET account_id = 'latchkey', actor = 'key:' || key_id WHERE n = 6",
+        &["change 6: actor: expected a key of the same account, or of `latchkey`, found key:key_"],
+    ),
+    (
+        "UPDATE keys SET revoke_time = create_time - 1, revoke_reason = 'unused', revoke_comment = '' \
+         WHERE account_id = 'latchkey'",
+        &["change 5: actor: expected a key that was not revoked before, found key:key_"],
     ),
     ("UPDATE audit SET actor = 'nobody' WHERE n = 5", &["change 5: actor: expected `key:ID` or"]),
     (
@@ -314,7 +368,9 @@ async fn a_small_store(place: &Place) {
     let create = || by_id(root.id, create_command(new_key("acme", &["memory:read"])));
     let first = key(&store, create()).await;
     done(&store, by_id(root.id, update_command(first.id, disable()))).await;
-    done(&store, create()).await;
+    let mut asked = create_command(new_key("acme", &["memory:read"]));
+    mark(&mut asked, "request-7");
+    done(&store, by_id(root.id, asked)).await;
     let last = key(&store, create()).await;
     done(&store, by_id(root.id, revoke_command(last.id))).await;
     assert_eq!(last.created_by, Actor::Key(root.id));
