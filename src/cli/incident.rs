@@ -1,7 +1,7 @@
 //! `latchkey incident`: a token has leaked. Ends its key and all that the key made, and tells in one report
 //! what the key could do, when and from where it was used, and what was changed with it.
 //!
-//! Ending comes first: what cannot be found out, for want of permission, stops nothing.
+//! Ending comes first: what cannot be found out, for want of permission or of an answer, stops nothing.
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
@@ -21,7 +21,6 @@ use super::session::Session;
 use super::time::{duration, span};
 use super::{Environment, Outcome};
 use crate::failure::{Failure, Failures};
-use crate::machine;
 use crate::proto::v1::lookup_key_request::By;
 use crate::proto::v1::revoke_key_request::Target;
 use crate::proto::v1::{
@@ -35,7 +34,8 @@ mod trail;
 /// So many keys made by others are looked for; with more, all are revoked and not all are named.
 const DESCENDANTS_MAX: usize = 10_000;
 
-/// So long is looked for them before the key is ended.
+/// So long is looked at what there is before the key is ended, and so long is waited for an answer to each
+/// question when it has.
 const LOOK_SPAN: Duration = Duration::from_secs(5);
 
 /// Which key, and how far to go.
@@ -94,12 +94,12 @@ pub(super) fn run(
     };
     let session = server.open(environment)?;
     let mut findings = Findings::default();
-    findings.key = find(&session, &leaked, &mut findings.unknown)?;
-    if let Some(key) = findings.key.clone() {
-        findings.ask_account(&session, &key.account_id);
-        findings.makers.push_back(key.key_id);
-        // Whoever has the token goes on while we look: what is left is looked for when it has ended.
-        findings.look_around(&session, Some(LOOK_SPAN), console);
+    // Whoever has the token goes on while we look: what is left is looked for when it has ended.
+    let look = session.within(LOOK_SPAN);
+    findings.key = find(&look, &leaked, &mut findings.unknown)?;
+    if let Some(key) = &findings.key {
+        findings.makers.push_back(key.key_id.clone());
+        drop(findings.look_around(&look, console));
     }
     findings.find_own(&session);
     if !yes && !findings.is_over() {
@@ -118,10 +118,8 @@ pub(super) fn run(
         revoke_created: true,
     })?;
     let ended_key = ended.key.clone().unwrap_or_default();
-    if findings.key.is_none() {
-        findings.ask_account(&session, &ended_key.account_id);
-    }
-    findings.look_around(&session, None, console);
+    findings.ask_account(&session, &ended_key.account_id);
+    findings.look_on(&session, console);
     findings.add_late(&session, &ended_key.key_id, &ended.revoked_key_ids);
     findings.find_own(&session);
     let trail = Trail::gather(&session, &ended_key, &mut findings, console);
@@ -166,9 +164,11 @@ fn no_such_key(session: &Session) -> Failures {
         .into()
 }
 
-/// Notes what may not be known; anything else that is wrong is told at once.
+/// Notes what may not be known, or not in time; anything else that is wrong is told at once.
 fn not_told(what: &str, refusal: Refusal, unknown: &mut Vec<String>) -> Result<(), Failures> {
-    if !matches!(refusal.code(), Code::PermissionDenied | Code::NotFound | Code::Unimplemented) {
+    let is_withheld =
+        matches!(refusal.code(), Code::PermissionDenied | Code::NotFound | Code::Unimplemented);
+    if !is_withheld && !refusal.is_passing() {
         return Err(refusal.into());
     }
     unknown.push(format!("{what}: {}", refusal.message()));
@@ -176,29 +176,29 @@ fn not_told(what: &str, refusal: Refusal, unknown: &mut Vec<String>) -> Result<(
 }
 
 impl Findings {
-    /// Asks for the keys that it made, for so long. What goes wrong is noted: the key can be ended all the same.
-    fn look_around(&mut self, session: &Session, span: Option<Duration>, console: &mut Console) {
-        let begin = machine::uptime();
-        while span.is_none_or(|span| machine::uptime().saturating_sub(begin) < span)
-            && let Some(maker) = self.makers.pop_front()
-        {
+    /// Asks for the keys that it made, as far as that goes.
+    fn look_around(&mut self, session: &Session, console: &mut Console) -> Result<(), Refusal> {
+        while let Some(maker) = self.makers.front() {
             let created_by = format!("key:{maker}");
             let request = ListKeysRequest { created_by, ..ListKeysRequest::default() };
-            match session.pages(request, None, console) {
-                Ok(answer) => {
-                    self.makers.extend(answer.keys.iter().map(|key| key.key_id.clone()));
-                    self.descendants.extend(answer.keys);
-                }
-                Err(refusal) => {
-                    self.unknown.push(format!("all keys that it made: {}", refusal.message()));
-                    self.makers.clear();
-                }
-            }
+            let keys = session.within(LOOK_SPAN).pages(request, None, console)?.keys;
+            self.makers.pop_front();
+            self.makers.extend(keys.iter().map(|key| key.key_id.clone()));
+            self.descendants.extend(keys);
             if self.descendants.len() > DESCENDANTS_MAX {
                 self.unknown.push(format!("the keys that it made, beyond {DESCENDANTS_MAX}"));
                 self.makers.clear();
             }
             console.progress(&format!("{} keys made with it so far …", self.descendants.len()));
+        }
+        Ok(())
+    }
+
+    /// Asks for those that are left. What goes wrong is noted: the key has ended all the same.
+    fn look_on(&mut self, session: &Session, console: &mut Console) {
+        if let Err(refusal) = self.look_around(session, console) {
+            self.unknown.push(format!("all keys that it made: {}", refusal.message()));
+            self.makers.clear();
         }
     }
 
@@ -208,15 +208,23 @@ impl Findings {
             |id: &String| id == key_id || self.descendants.iter().any(|it| it.key_id == *id);
         let late: Vec<_> = revoked.iter().filter(|id| !known(id)).cloned().collect();
         for key_id in late {
-            match session.call(GetKeyRequest { key_id: key_id.clone() }) {
+            let request = GetKeyRequest { key_id: key_id.clone() };
+            match session.within(LOOK_SPAN).call(request) {
                 Ok(answer) => self.descendants.extend(answer.key),
-                Err(refusal) => self.unknown.push(format!("{key_id}: {}", refusal.message())),
+                Err(refusal) => {
+                    self.unknown.push(format!("{key_id}: {}", refusal.message()));
+                    // Whoever is silent now would be so for each of the others.
+                    if refusal.is_passing() {
+                        return;
+                    }
+                }
             }
         }
     }
 
     fn ask_account(&mut self, session: &Session, account_id: &str) {
-        match session.call(GetAccountRequest { account_id: account_id.to_owned() }) {
+        let request = GetAccountRequest { account_id: account_id.to_owned() };
+        match session.within(LOOK_SPAN).call(request) {
             Ok(answer) => self.account = answer.account,
             Err(refusal) => {
                 self.unknown.push(format!("the account and its plan: {}", refusal.message()));
@@ -243,8 +251,8 @@ impl Findings {
     /// What is about to be ended, for whoever is asked.
     fn told(&self) -> String {
         let Some(key) = &self.key else {
-            return "The key may not be read with your token; it can be revoked all the same."
-                .into();
+            let unknown = self.unknown.join("; ");
+            return format!("Not known: {unknown}. The key can be revoked all the same.");
         };
         let works = self.descendants.iter().filter(|key| key.state() != KeyState::Revoked).count();
         let made = match self.descendants.len() {

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use tokio_rustls::rustls;
 use tonic::{Code, Status};
@@ -48,15 +49,18 @@ const FLAGS: &[(&str, &str)] = &[
 const ALERT_HELP: &str = "the server broke off: where it asks for a certificate of yours, give \
     --cert-file and --key-file, from an authority that it knows";
 
-/// A call that no server of gRPC has answered.
+/// A call that has no answer to go by.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAnswer {
     /// Whoever answered speaks HTTP, and not gRPC.
     #[error("what listens there does not speak gRPC: it answered with HTTP {0}")]
     Foreign(http::StatusCode),
-    /// The connection broke, or the time was up.
+    /// The connection broke.
     #[error("no answer came")]
     Broken(#[source] tonic::transport::Error),
+    /// The time was up.
+    #[error("no answer came within {} s", .0.as_secs())]
+    Late(Duration),
 }
 
 /// A call that was not carried out, or of which that is not known.
@@ -84,14 +88,22 @@ impl Refusal {
         self.reason.as_deref() == Some(reason.as_str())
     }
 
-    /// Whether the connection broke before an answer came.
+    /// Whether the connection broke, or the time was up, before an answer came.
     pub(super) fn is_broken_off(&self) -> bool {
-        matches!(self.no_answer(), Some(NoAnswer::Broken(_)))
+        matches!(self.no_answer(), Some(NoAnswer::Broken(_) | NoAnswer::Late(_)))
     }
 
-    /// The server's own words.
+    /// Whether the server is away or busy, and may answer later.
+    pub(super) fn is_passing(&self) -> bool {
+        let is_away = |status: http::StatusCode| status.is_server_error();
+        self.is_broken_off()
+            || matches!(self.no_answer(), Some(NoAnswer::Foreign(status)) if is_away(*status))
+            || matches!(self.code(), Code::Unavailable | Code::DeadlineExceeded)
+    }
+
+    /// The server's own words, or that there are none.
     pub(super) fn message(&self) -> String {
-        line(self.status.message())
+        line(&self.no_answer().map_or_else(|| self.status.message().to_owned(), |none| chain(none)))
     }
 
     /// A variable of the server's message.

@@ -1,6 +1,8 @@
 //! Which calls there are, and the command that makes each. A test compares this list with the API's
 //! descriptors and with the command line, so that no call is without a command.
 
+use std::time::Duration;
+
 use prost::{Message, Name};
 
 use crate::proto::v1::{
@@ -25,6 +27,8 @@ pub(super) trait Rpc: Message + Clone + Default + 'static {
 
     /// Whether the same request may be sent again when it is not known what became of the first.
     fn may_repeat(&self) -> bool;
+    /// How long the server is asked to wait before it answers.
+    fn wait(&self) -> Duration;
 }
 
 /// A call whose answer comes in pages.
@@ -40,7 +44,7 @@ pub(super) trait Paged: Rpc {
 
 macro_rules! calls {
     ($($command:literal: $service:literal/$method:literal, $request:ident => $answer:ident
-        $(, unless $expected:ident)?;)*) => {
+        $(, unless $expected:ident)? $(, waits $wait:ident)?;)*) => {
         $(
             impl Rpc for $request {
                 type Answer = $answer;
@@ -48,6 +52,13 @@ macro_rules! calls {
 
                 fn may_repeat(&self) -> bool {
                     true $(&& self.$expected.is_empty())?
+                }
+
+                fn wait(&self) -> Duration {
+                    let wait = Duration::ZERO;
+                    // What is below zero is the server's to refuse.
+                    $(let wait = self.$wait.map_or(wait, |wait| wait.try_into().unwrap_or_default());)?
+                    wait
                 }
             }
         )*
@@ -85,7 +96,7 @@ calls! {
     "key get": "KeyService"/"GetKey", GetKeyRequest => GetKeyResponse;
     "key list": "KeyService"/"ListKeys", ListKeysRequest => ListKeysResponse;
     "key lookup": "KeyService"/"LookupKey", LookupKeyRequest => LookupKeyResponse;
-    "key revoke": "KeyService"/"RevokeKey", RevokeKeyRequest => RevokeKeyResponse;
+    "key revoke": "KeyService"/"RevokeKey", RevokeKeyRequest => RevokeKeyResponse, waits wait;
     "key rotate": "KeyService"/"RotateKey", RotateKeyRequest => RotateKeyResponse;
     "key update": "KeyService"/"UpdateKey",
         UpdateKeyRequest => UpdateKeyResponse, unless expected_revision;
@@ -130,6 +141,16 @@ mod tests {
 
     use super::*;
     use crate::cli::Arguments;
+
+    #[test]
+    fn a_call_that_asks_to_wait_is_waited_for() {
+        let wait = |seconds| prost_types::Duration { seconds, nanos: 0 };
+        let request = |wait| RevokeKeyRequest { wait, ..RevokeKeyRequest::default() };
+        assert_eq!(request(Some(wait(60))).wait(), Duration::from_mins(1));
+        for none in [request(None), request(Some(wait(-1)))] {
+            assert_eq!(none.wait(), Duration::ZERO);
+        }
+    }
 
     #[test]
     fn every_call_of_the_api_has_a_command() {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,11 +20,12 @@ use super::refusal::{NoAnswer, Refusal, not_connected};
 use super::rpc::{Paged, Rpc};
 use crate::error::Reason;
 use crate::failure::{Failure, Failures};
+use crate::machine;
 use crate::proto::codec::SmallCodec;
 use crate::token::Token;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Long enough for a store that is slow today.
+/// Long enough for a store that is slow today, beside what the call itself asks to wait.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pauses before a call is repeated; after the last it fails.
 const PAUSES: [Duration; 3] =
@@ -34,12 +36,14 @@ const PAGE_SIZE_MAX: usize = 1_000;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// A server that was connected to, with the runtime on which it is called.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Session {
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     server: Server,
     address: String,
     authorization: Option<MetadataValue<Ascii>>,
+    /// When all calls have to be over, in time since the machine was started.
+    end: Option<Duration>,
 }
 
 impl Session {
@@ -57,7 +61,7 @@ impl Session {
             Failure::of(format!("{address} is no address of a server"), &error)
                 .help("write https://HOST:PORT, http://HOST:PORT or unix:PATH")
         })?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
         let endpoint = match tls {
             Some(tls) => endpoint.tls_config(tls).map_err(|error| {
                 Failure::of("cannot use the certificates that were named", &error)
@@ -67,7 +71,14 @@ impl Session {
         };
         let connected = runtime.block_on(endpoint.connect());
         let channel = connected.map_err(|error| not_connected(&address, &error))?;
-        Ok(Self { runtime, server: Server(channel), address, authorization })
+        let runtime = Arc::new(runtime);
+        Ok(Self { runtime, server: Server(channel), address, authorization, end: None })
+    }
+
+    /// The same, for calls of which the last has to be over when this span is, repeated or not.
+    pub(super) fn within(&self, span: Duration) -> Self {
+        let end = machine::uptime().saturating_add(span);
+        Self { end: Some(self.end.map_or(end, |sooner| sooner.min(end))), ..self.clone() }
     }
 
     /// Where the server is.
@@ -96,7 +107,8 @@ impl Session {
                 Err(status) => status,
             };
             let refusal = Refusal::new(status, &self.address);
-            let Some(pause) = pauses.next().filter(|_| helps_to_repeat(&refusal, &request)) else {
+            let pause = pauses.next().filter(|pause| self.left().is_none_or(|left| left > *pause));
+            let Some(pause) = pause.filter(|_| helps_to_repeat(&refusal, &request)) else {
                 return Err(refusal);
             };
             self.pause(pause);
@@ -135,7 +147,19 @@ impl Session {
         self.runtime.block_on(async { tokio::time::sleep(span).await });
     }
 
+    /// How long calls may still take.
+    fn left(&self) -> Option<Duration> {
+        self.end.map(|end| end.saturating_sub(machine::uptime()))
+    }
+
     async fn attempt<Q: Rpc>(&self, request: Q) -> Result<Q::Answer, Status> {
+        let limit = CALL_TIMEOUT.saturating_add(request.wait());
+        let limit = self.left().map_or(limit, |left| left.min(limit));
+        let answer = tokio::time::timeout(limit, self.send(request)).await;
+        answer.unwrap_or_else(|_| Err(status_of(NoAnswer::Late(limit).into())))
+    }
+
+    async fn send<Q: Rpc>(&self, request: Q) -> Result<Q::Answer, Status> {
         let mut grpc = Grpc::new(self.server.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         // A status that tells of a broken connection, as an error of the call itself does.
         let not_ready = |error: Box<dyn Error + Send + Sync>| status_of(error);

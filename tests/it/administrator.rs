@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cli::{Ended, Run};
 use crate::support::{Folder, Server, latchkey, tools_path};
 
+mod between;
 mod incident;
 mod keys;
 mod mistakes;

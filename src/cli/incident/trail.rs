@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::Findings;
+use super::{Findings, LOOK_SPAN};
 use crate::cli::console::Console;
+use crate::cli::refusal::Refusal;
 use crate::cli::session::Session;
 use crate::grpc::convert::audit::json_from_proto;
 use crate::proto::v1::{AuditEntry, Key, QueryAuditRequest, RecordKind};
@@ -62,7 +63,7 @@ impl Trail {
         for key_id in std::iter::once(&key.key_id).chain(ids) {
             let actor = format!("key:{key_id}");
             let query = QueryAuditRequest { actor, ..QueryAuditRequest::default() };
-            match session.pages(query, None, console) {
+            match session.within(LOOK_SPAN).pages(query, None, console) {
                 Ok(answer) => entries.extend(answer.entries),
                 Err(refusal) => {
                     let told = format!("what was changed with it: {}", refusal.message());
@@ -80,11 +81,19 @@ impl Trail {
                 .unknown
                 .push(format!("what became of changes to more than {RECORDS_MAX} records"));
         }
-        let histories: BTreeMap<_, _> = records
-            .into_iter()
-            .take(RECORDS_MAX)
-            .filter_map(|record| Some((record.clone(), history(session, record, console)?)))
-            .collect();
+        let mut histories = BTreeMap::new();
+        for record in records.into_iter().take(RECORDS_MAX) {
+            match history(session, record.clone(), console) {
+                Ok(entries) => drop(histories.insert(record, entries)),
+                // Whoever is silent now would be so for each of the others.
+                Err(refusal) if refusal.is_passing() => {
+                    let told = format!("what became of all changes: {}", refusal.message());
+                    findings.unknown.push(told);
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
         let standing = |entry: &AuditEntry| {
             histories.get(&record(entry)).map_or(Standing::Unknown, |all| standing(entry, all))
         };
@@ -98,12 +107,12 @@ fn record(entry: &AuditEntry) -> Record {
     (entry.account_id.clone(), entry.key_id.clone())
 }
 
-/// All entries about a record, the latest first; `None` when they cannot be had.
+/// All entries about a record, the latest first.
 fn history(
     session: &Session,
     (account_id, key_id): Record,
     console: &mut Console,
-) -> Option<Vec<AuditEntry>> {
+) -> Result<Vec<AuditEntry>, Refusal> {
     let kind = match (account_id.is_empty(), key_id.is_empty()) {
         (_, false) => RecordKind::Key,
         (false, true) => RecordKind::Account,
@@ -114,7 +123,7 @@ fn history(
     let record_kind = kind.into();
     let query =
         QueryAuditRequest { account_id, key_id, record_kind, ..QueryAuditRequest::default() };
-    session.pages(query, None, console).ok().map(|answer| answer.entries)
+    session.within(LOOK_SPAN).pages(query, None, console).map(|answer| answer.entries)
 }
 
 /// What became of a change, from all entries about its record, the latest first.

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::between::Between;
 use super::{Desk, refused, text};
+use crate::cli::{Ended, Run};
 
 /// An operator of `acme` whose token has leaked, and who made a key, which made another.
 struct Leak {
@@ -52,6 +54,19 @@ impl Leak {
         assert_eq!((ended.code, &*ended.err), (Some(0), ""), "{ended:?}");
         assert!(!ended.out.contains(&self.token), "{ended:?}");
         serde_json::from_str(&ended.out).unwrap()
+    }
+
+    /// Runs it against a server that never answers these; also what was called, in order.
+    async fn report_past(&self, silent: &'static [&'static str]) -> (Ended, Vec<String>) {
+        let between = Between::start(self.desk.server.grpc(), silent).await;
+        let (address, root) = (between.address.clone(), self.desk.root.clone());
+        let token = self.token.clone();
+        let run = tokio::task::spawn_blocking(move || {
+            let environment = [("LATCHKEY_ADDRESS", &*address), ("LATCHKEY_TOKEN", &*root)];
+            let run = Run { stdin: token.as_bytes(), environment: &environment };
+            run.latchkey(&["incident", "--yes", "-o", "json"])
+        });
+        (run.await.unwrap(), between.noted())
     }
 
     fn state(&self, key_id: &str) -> String {
@@ -165,6 +180,50 @@ async fn without_the_right_to_read_the_key_ends_all_the_same() {
     }
     assert!(!ended.out.contains("Changes made with it"), "{ended:?}");
     assert_eq!(leak.state(&leak.grandchild_id), "KEY_STATE_REVOKED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_silent_is_told_of_and_the_key_ends_first() {
+    let (lists, look_up) = (Leak::happen().await, Leak::happen().await);
+    let (lists_told, look_up_told) = tokio::join!(
+        lists.report_past(&["ListKeys", "QueryAudit"]),
+        look_up.report_past(&["LookupKey"])
+    );
+    let silent = "no answer came within";
+    let report = |(ended, _): &(Ended, Vec<String>)| -> Value {
+        assert_eq!((ended.code, &*ended.err), (Some(0), ""), "{ended:?}");
+        serde_json::from_str(&ended.out).unwrap()
+    };
+    let not_known = |report: &Value| -> Vec<String> {
+        report["notKnown"].as_array().unwrap().iter().map(text).collect()
+    };
+
+    let told = report(&lists_told);
+    let missing = not_known(&told);
+    for (missing, what) in
+        missing.iter().zip(["all keys that it made: ", "what was changed with it: "])
+    {
+        assert!(missing.starts_with(what) && missing.contains(silent), "{missing}");
+    }
+    assert_eq!(missing.len(), 2, "{told}");
+    assert_eq!(told["revokedKeyIds"].as_array().unwrap().len(), 3, "{told}");
+    assert_eq!(text(&told["account"]["plan"]), "enterprise");
+    // Once before the key ended, and once after; what may be repeated is repeated within its time.
+    let calls = &lists_told.1;
+    assert_eq!(calls[..3], ["LookupKey", "ListKeys", "RevokeKey"], "{calls:?}");
+
+    let told = report(&look_up_told);
+    let missing = not_known(&told);
+    assert!(missing.len() == 1 && missing[0].contains(silent), "{told}");
+    assert!(missing[0].starts_with("the key as it was before, and the keys that it made: "));
+    assert_eq!(look_up_told.1[..2], ["LookupKey", "RevokeKey"], "{:?}", look_up_told.1);
+    assert_eq!(told["changes"].as_array().unwrap().len(), 3, "{told}");
+
+    for leak in [&lists, &look_up] {
+        for key_id in [&leak.key_id, &leak.child_id, &leak.grandchild_id] {
+            assert_eq!(leak.state(key_id), "KEY_STATE_REVOKED");
+        }
+    }
 }
 
 #[tokio::test]
