@@ -61,6 +61,9 @@ pub(super) enum NoAnswer {
     /// The time was up.
     #[error("no answer came within {} s", .0.as_secs())]
     Late(Duration),
+    /// The list goes on for ever: a page is empty, or leads to itself.
+    #[error("what the server lists does not come to an end")]
+    Endless,
 }
 
 /// A call that was not carried out, or of which that is not known.
@@ -146,6 +149,10 @@ impl Refusal {
             && let Some(failure) = tls_failure(&self.address, error)
         {
             return failure;
+        }
+        if matches!(none, NoAnswer::Endless) {
+            let help = "it is no latchkey, or one with a defect: look at what listens there";
+            return Failure::new(format!("{none} ({})", self.address)).help(help);
         }
         let tls = if self.address.starts_with("http://") {
             "; if it speaks TLS, write https://"

@@ -36,6 +36,8 @@ pub(super) trait Paged: Rpc {
     /// One of what is listed.
     type Item;
 
+    /// Where the page begins that is asked for.
+    fn page_token(&self) -> &str;
     /// Asks for the page that begins at `token`, with so many items at most.
     fn at(&mut self, token: String, page_size: i32);
     /// The items of an answer, and where the next page begins.
@@ -112,6 +114,10 @@ macro_rules! paged {
         $(
             impl Paged for $request {
                 type Item = $item;
+
+                fn page_token(&self) -> &str {
+                    &self.page_token
+                }
 
                 fn at(&mut self, token: String, page_size: i32) {
                     self.page_token = token;

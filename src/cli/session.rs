@@ -128,8 +128,13 @@ impl Session {
             let wanted = limit.map_or(PAGE_SIZE_MAX, |limit| (limit - so_far).min(PAGE_SIZE_MAX));
             let token = std::mem::take(Q::parts(&mut all).1);
             request.at(token, i32::try_from(wanted).unwrap_or(i32::MAX));
+            let before = request.page_token().to_owned();
             let mut page = self.call(request.clone())?;
             let (items, next) = Q::parts(&mut page);
+            // A server never does either, and one that did could be listened to for ever.
+            if !next.is_empty() && (items.is_empty() || *next == before) {
+                return Err(Refusal::new(status_of(NoAnswer::Endless.into()), &self.address));
+            }
             let (gathered, token) = Q::parts(&mut all);
             gathered.append(items);
             *token = std::mem::take(next);

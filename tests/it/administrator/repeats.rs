@@ -19,14 +19,21 @@ use crate::cli::{Ended, Run};
 #[derive(Clone, Default)]
 struct Flaky {
     failures: Arc<Mutex<Vec<Reason>>>,
+    /// Where each page of a list goes on.
+    next_page_token: &'static str,
+    /// Whether there is nothing on it.
+    is_empty: bool,
     noted: Arc<Mutex<Vec<String>>>,
 }
 
 impl Flaky {
     /// Starts it; each call takes one of these failures away, the last first.
     async fn start(failures: &[Reason]) -> (Self, String) {
-        let flaky =
-            Self { failures: Arc::new(Mutex::new(failures.to_vec())), noted: Arc::default() };
+        Self { failures: Arc::new(Mutex::new(failures.to_vec())), ..Self::default() }.serve().await
+    }
+
+    async fn serve(self) -> (Self, String) {
+        let flaky = self;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let service = AccountServiceServer::new(flaky.clone());
@@ -69,8 +76,9 @@ impl AccountService for Flaky {
         &self,
         _: Request<ListAccountsRequest>,
     ) -> Result<Response<ListAccountsResponse>, Status> {
-        let accounts = self.answer("list")?.into_iter().collect();
-        Ok(Response::new(ListAccountsResponse { accounts, ..Default::default() }))
+        let accounts = self.answer("list")?.into_iter().filter(|_| !self.is_empty).collect();
+        let next_page_token = self.next_page_token.to_owned();
+        Ok(Response::new(ListAccountsResponse { accounts, next_page_token }))
     }
 
     async fn update_account(
@@ -125,6 +133,20 @@ async fn a_change_of_a_certain_revision_is_not_repeated_blindly() {
     let (flaky, address) = Flaky::start(&[Reason::OutcomeUnknown]).await;
     assert_eq!(run(&address, &update).code, Some(0));
     assert_eq!(flaky.noted().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_end_is_not_listened_to_for_ever() {
+    let endless = Flaky { next_page_token: "again", ..Flaky::default() };
+    let (endless, address) = endless.serve().await;
+    let said = refused(&run(&address, &["account", "list"]));
+    assert!(said.contains("does not come to an end") && said.contains("defect"), "{said}");
+    assert_eq!(endless.noted().len(), 2);
+    assert_eq!(run(&address, &["account", "list", "--limit", "1"]).code, Some(0));
+    let (empty, address) = Flaky { is_empty: true, ..endless }.serve().await;
+    let said = refused(&run(&address, &["account", "list"]));
+    assert!(said.contains("does not come to an end"), "{said}");
+    assert_eq!(empty.noted().len(), 4);
 }
 
 #[tokio::test]
