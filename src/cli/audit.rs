@@ -23,6 +23,8 @@ mod words;
 
 /// How often `--follow` asks for what is new.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
+/// How seldom it asks a server that has been away for long.
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// As many faults as JSON holds; the rest are counted.
 const FAULTS_MAX: usize = 1_000;
 
@@ -197,8 +199,37 @@ fn follow_up(
         if console.is_lost() {
             return Ok(ExitCode::SUCCESS);
         }
-        session.pause(FOLLOW_PAUSE);
-        entries = session.pages(query.clone(), None, console)?.entries;
+        entries = new_entries(session, &query, console)?;
+    }
+}
+
+/// What is new after a pause; while the server is away, after longer and longer ones.
+fn new_entries(
+    session: &Session,
+    query: &QueryAuditRequest,
+    console: &mut Console,
+) -> Result<Vec<AuditEntry>, Failures> {
+    let mut pause = FOLLOW_PAUSE;
+    let mut is_told = false;
+    loop {
+        session.pause(pause);
+        match session.pages(query.clone(), None, console) {
+            Ok(answer) => {
+                if is_told {
+                    console.note("the server answers again");
+                }
+                return Ok(answer.entries);
+            }
+            Err(refusal) if refusal.is_passing() => {
+                if !is_told {
+                    let why = refusal.message();
+                    console.note(&format!("no answer, asking again until one comes: {why}"));
+                    is_told = true;
+                }
+                pause = (pause * 2).min(FOLLOW_PAUSE_MAX);
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
     }
 }
 

@@ -86,3 +86,32 @@ async fn what_is_new_is_followed() {
     following.wait().unwrap();
     assert_eq!(told, wanted, "each once, the latest last");
 }
+
+#[tokio::test]
+async fn a_server_that_goes_away_is_followed_when_it_is_back() {
+    let mut office = Office::open().await;
+    let address = office.server.grpc().to_string();
+    let mut following = Command::new(latchkey())
+        .args(["audit", "log", "--follow", "--limit", "1", "-o", "json"])
+        .env_clear()
+        .env("LATCHKEY_ADDRESS", &address)
+        .env("LATCHKEY_TOKEN", &office.root)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut notes = BufReader::new(following.stderr.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["action"], "CreateKey");
+    office.server.stop().await;
+    let note = notes.next().unwrap().unwrap();
+    assert!(note.starts_with("no answer, asking again until one comes: "), "{note}");
+    office.server = office.server.again().listen("grpc", &address).start().await;
+    let made = id_of(&create(&office.server, &office.root, "acme", &["memory:read"]).await);
+    assert_eq!(next()["keyId"], made.as_str());
+    assert_eq!(notes.next().unwrap().unwrap(), "the server answers again");
+    following.kill().unwrap();
+    following.wait().unwrap();
+    assert!(notes.next().is_none(), "it is said once");
+}
