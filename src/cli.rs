@@ -41,6 +41,7 @@ mod completions;
 mod profiles;
 
 mod arguments;
+mod private;
 mod profile;
 mod receipt;
 mod refusal;

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::Environment;
-use crate::bounded::read_file_text;
+use super::private::{OPEN_TO_READ, OPEN_TO_WRITE, PrivateFile};
+use crate::bounded::{FILE_BYTES_MAX, read_text};
 use crate::failure::Failure;
 use crate::policy::catalogue::nearest;
 
@@ -47,22 +48,40 @@ impl Profiles {
     /// Reads the file of this user.
     pub(super) fn read(environment: &Environment) -> Result<Self, Failure> {
         let Some(path) = path(environment) else { return Ok(Self::default()) };
-        let text = match read_file_text(&path) {
-            Ok(text) => text,
+        let file = match PrivateFile::open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { path, profiles: BTreeMap::new() });
             }
             Err(error) => return Err(unreadable(&path, &error)),
         };
+        let text =
+            read_text(&file.file, FILE_BYTES_MAX).map_err(|error| unreadable(&path, &error))?;
         let profiles = parse(&text).map_err(|failure| failure.about(path.display()))?;
         let any_has = |field| profiles.values().any(|profile| profile.contains_key(field));
         if any_has("token") {
-            refuse_open_to_others(&path, OPEN_TO_READ)?;
+            file.refuse_others(OPEN_TO_READ)?;
         } else if any_has("token_file") {
             // Who can change the address beside it is sent the token.
-            refuse_open_to_others(&path, OPEN_TO_WRITE)?;
+            file.refuse_others(OPEN_TO_WRITE)?;
         }
         Ok(Self { path, profiles })
+    }
+
+    /// Changes the file of this user, while no other command does: what is changed meanwhile would be lost.
+    pub(super) fn change(
+        environment: &Environment,
+        change: impl FnOnce(&mut Self) -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
+        let path = path(environment).ok_or_else(|| {
+            let help = "set HOME or XDG_CONFIG_HOME";
+            Failure::new("there is no place for profiles").help(help)
+        })?;
+        let _lock = lock(&path).map_err(|error| unwritable(&path, &error))?;
+        let mut profiles = Self::read(environment)?;
+        change(&mut profiles)?;
+        profiles.write()?;
+        Ok(profiles)
     }
 
     /// Where the file is, or would be.
@@ -104,11 +123,7 @@ impl Profiles {
     }
 
     /// Replaces the file in one step; only its owner can read it.
-    pub(super) fn write(&self) -> Result<(), Failure> {
-        if self.path.as_os_str().is_empty() {
-            let help = "set HOME or XDG_CONFIG_HOME";
-            return Err(Failure::new("there is no place for profiles").help(help));
-        }
+    fn write(&self) -> Result<(), Failure> {
         let profiles: BTreeMap<_, BTreeMap<_, _>> = self
             .profiles
             .iter()
@@ -125,10 +140,7 @@ impl Profiles {
         let toml = toml::to_string(&profiles)
             .map_err(|error| Failure::of("cannot write the profiles as TOML", &error))?;
         let toml = Zeroizing::new(toml);
-        replace(&self.path, toml.as_bytes()).map_err(|error| {
-            Failure::of(format!("cannot write {}", self.path.display()), &error)
-                .help("give this user the right to write to the folder")
-        })
+        replace(&self.path, toml.as_bytes()).map_err(|error| unwritable(&self.path, &error))
     }
 }
 
@@ -146,20 +158,9 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::reading(format!("the profiles {}", path.display()), error)
 }
 
-/// The rights of others to read or write a file, which must not be where it holds a secret.
-pub(super) const OPEN_TO_READ: u32 = 0o077;
-/// The rights of others to write a file.
-const OPEN_TO_WRITE: u32 = 0o022;
-
-/// A file that is open to others in one of these ways is refused before the secret is used.
-pub(super) fn refuse_open_to_others(path: &Path, ways: u32) -> Result<(), Failure> {
-    let metadata = path.metadata().map_err(|error| unreadable(path, &error))?;
-    let of_others = metadata.permissions().mode() & ways;
-    if of_others == 0 {
-        return Ok(());
-    }
-    let message = format!("{} leads to a token, and others may read or write it", path.display());
-    Err(Failure::new(message).help(format!("chmod 600 '{}'", path.display())))
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::of(format!("cannot write {}", path.display()), error)
+        .help("give this user the right to write to the folder")
 }
 
 fn parse(text: &str) -> Result<BTreeMap<String, Profile>, Failure> {
@@ -216,10 +217,19 @@ impl<'a> Written<'a> {
     }
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Held while the file is changed. It is beside the file, which is replaced.
+fn lock(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
+    let mut options = OpenOptions::new();
+    let options = options.create(true).truncate(false).write(true).mode(0o600);
+    let lock = options.open(path.with_extension("toml.lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("toml.new");
     // What an interrupted run left behind.
     drop(std::fs::remove_file(&new));

@@ -70,18 +70,17 @@ pub(super) fn run(
     environment: &Environment,
     console: &mut Console,
 ) -> Outcome {
-    let mut profiles = Profiles::read(environment)?;
     match command {
-        ProfileCommand::List => list(&profiles, console),
+        ProfileCommand::List => list(&Profiles::read(environment)?, console),
         ProfileCommand::Show { name } => {
+            let profiles = Profiles::read(environment)?;
             let fields = profiles.get(&name)?.iter();
             let rows: Vec<_> = fields.map(|(name, value)| (name, shown(name, value))).collect();
             console.answer_rows(&rows);
         }
-        ProfileCommand::Set(arguments) => set(arguments, &mut profiles, console)?,
+        ProfileCommand::Set(arguments) => set(arguments, environment, console)?,
         ProfileCommand::Delete { name } => {
-            profiles.remove(&name)?;
-            profiles.write()?;
+            let profiles = Profiles::change(environment, |profiles| profiles.remove(&name))?;
             console.answer(&format!("Profile {name} is gone from {}.", profiles.path().display()));
         }
     }
@@ -121,7 +120,7 @@ fn shown(name: &str, value: &str) -> String {
 
 fn set(
     arguments: SetArguments,
-    profiles: &mut Profiles,
+    environment: &Environment,
     console: &mut Console,
 ) -> Result<(), Failure> {
     let SetArguments {
@@ -141,16 +140,13 @@ fn set(
     } else {
         None
     };
-    let profile = profiles.entry(&name);
-    if address.is_some() {
-        // It was said of the address before.
-        profile.remove(PLAINTEXT);
-    }
+    let mut said = Profile::new();
     let mut put = |field: &str, value: Option<String>| {
         if let Some(value) = value {
-            profile.insert(field.to_owned(), Zeroizing::new(value));
+            said.insert(field.to_owned(), Zeroizing::new(value));
         }
     };
+    let is_moved = address.is_some();
     put("address", address);
     put(PLAINTEXT, plaintext.then(|| "true".to_owned()));
     put("server_name", server_name);
@@ -163,8 +159,16 @@ fn set(
         put(field, file.as_deref().map(absolute).transpose()?);
     }
     put("token", token.map(|token| token.expose().to_owned()));
-    keep_one_token(profile, with_token, token_file.is_some());
-    profiles.write()?;
+    let profiles = Profiles::change(environment, |profiles| {
+        let profile = profiles.entry(&name);
+        if is_moved {
+            // It was said of the address before.
+            profile.remove(PLAINTEXT);
+        }
+        profile.extend(said);
+        keep_one_token(profile, with_token, token_file.is_some());
+        Ok(())
+    })?;
     console.answer(&format!("Profile {name} is kept in {}.", profiles.path().display()));
     Ok(())
 }

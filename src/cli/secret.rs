@@ -23,9 +23,18 @@ pub(super) fn read(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
 
 /// What a file holds that is to hold a token.
 pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    File::open(path)
-        .and_then(|file| bounded::read(file, INPUT_BYTES_MAX))
-        .map_err(|error| Failure::reading(format!("the token file {}", path.display()), &error))
+    let read = File::open(path).and_then(|file| read_opened(&file));
+    read.map_err(|error| unreadable(path, &error))
+}
+
+/// The same of a file that is open.
+pub(super) fn read_opened(file: &File) -> io::Result<Zeroizing<Vec<u8>>> {
+    bounded::read(file, INPUT_BYTES_MAX)
+}
+
+/// What to say of one that cannot be read.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::reading(format!("the token file {}", path.display()), error)
 }
 
 /// Room for all of it, so that no copy stays behind when it grows.

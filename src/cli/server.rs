@@ -12,9 +12,8 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use zeroize::Zeroizing;
 
 use super::Environment;
-use super::profile::{
-    OPEN_TO_READ, PLAINTEXT, PROFILE_DEFAULT, Profile, Profiles, refuse_open_to_others,
-};
+use super::private::{OPEN_TO_READ, PrivateFile};
+use super::profile::{PLAINTEXT, PROFILE_DEFAULT, Profile, Profiles};
 use super::secret;
 use super::session::Session;
 use crate::bounded::read_file_text;
@@ -301,9 +300,10 @@ impl<'a> Layers<'a> {
             (Some(text), None) => (text.clone(), format!("profile `{}`", self.profile_name)),
             (None, Some(path)) => {
                 let path = self.profile_folder.join(path.as_str());
-                let token = read_token(&path)?;
-                refuse_open_to_others(&path, OPEN_TO_READ)?;
-                token
+                let unreadable = |error| secret::unreadable(&path, &error);
+                let file = PrivateFile::open(&path).map_err(unreadable)?;
+                file.refuse_others(OPEN_TO_READ)?;
+                token_in(&secret::read_opened(&file.file).map_err(unreadable)?, &path)
             }
             (None, None) => return Ok(None),
         };
@@ -406,11 +406,14 @@ fn is_exposed(address: &str) -> bool {
     !is_loopback && !host.eq_ignore_ascii_case("localhost")
 }
 
-fn read_token(path: &Path) -> Result<(Zeroizing<String>, String), Failure> {
-    let bytes = secret::read_file(path)?;
+fn read_token(path: &Path) -> Result<FoundToken, Failure> {
+    Ok(token_in(&secret::read_file(path)?, path))
+}
+
+fn token_in(bytes: &[u8], path: &Path) -> FoundToken {
     // Of what is not UTF-8 the form is wrong as well.
-    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-    Ok((text, path.display().to_string()))
+    let text = Zeroizing::new(String::from_utf8_lossy(bytes).into_owned());
+    (text, path.display().to_string())
 }
 
 /// A file that holds PEM of this kind. tonic would take another for one that is empty.

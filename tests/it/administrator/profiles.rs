@@ -226,6 +226,12 @@ async fn a_profile_that_cannot_be_used_says_why() {
             assert!(said.contains(part), "{part:?} is not in: {said}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_profile_shows_no_token_and_is_not_needed() {
+    let desk = Desk::open().await;
+    let (root, list) = (&desk.root, ["account", "list"]);
     // A token that stands where none belongs is not shown; `at_home` looks for it.
     desk.write_profiles(&format!("[a]\naddress = \"{root}\"\ntoken_file = \"{root}\"\n"), 0o600);
     for arguments in [&["profile", "list"][..], &["profile", "show", "a"]] {
@@ -240,4 +246,43 @@ async fn a_profile_that_cannot_be_used_says_why() {
     let environment = [("LATCHKEY_ADDRESS", &*address), ("LATCHKEY_TOKEN", root)];
     assert_eq!(desk.at_home(&environment, "", &list).code, Some(0));
     assert_eq!(Run { environment: &environment, ..Run::default() }.latchkey(&list).code, Some(0));
+}
+
+#[tokio::test]
+async fn profiles_that_are_set_at_once_are_all_kept() {
+    let desk = Desk::open().await;
+    let names: Vec<_> = (0..12).map(|number| format!("p{number}")).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            let set = ["profile", "set", name, "--address", "https://h:1"];
+            let desk = &desk;
+            scope.spawn(move || assert_eq!(desk.at_home(&[], "", &set).code, Some(0)));
+        }
+    });
+    let listed = desk.at_home(&[], "", &["profile", "list"]).out;
+    assert_eq!(listed.lines().filter(|line| line.starts_with('p')).count(), 12, "{listed}");
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_not_waited_for() {
+    let desk = Desk::open().await;
+    let pipe = |path: &PathBuf| {
+        let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success());
+    };
+    desk.write_profiles("[default]\ntoken_file = \"pipe\"\n", 0o600);
+    pipe(&desk.profiles().with_file_name("pipe"));
+    for arguments in [&["account", "list"][..], &["profile", "list"]] {
+        if arguments[0] == "profile" {
+            fs::remove_file(desk.profiles()).unwrap();
+            pipe(&desk.profiles());
+        }
+        let said = refused(&desk.at_home(&[], "", arguments));
+        assert!(said.contains("no regular file"), "{said}");
+    }
+    // Named by hand a pipe is meant: <(op read …).
+    let script = "latchkey account list --token-file <(printf %s \"$LATCHKEY_TOKEN\")";
+    fs::remove_file(desk.profiles()).unwrap();
+    let listed = desk.bash(script);
+    assert!(listed.status.success(), "{listed:?}");
 }
