@@ -4,7 +4,8 @@
 //! is given up and thrown away whole: its future is dropped, so nothing of it can arrive later.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::cache::{Cache, Doubt, Fence};
 use crate::error::{Error, Reason};
 use crate::metrics::Stopwatch;
 use crate::revision::Position;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::token::Digest;
 
 /// How long the first read may take: it brings the whole window of recent changes.
@@ -52,6 +53,8 @@ struct SharedFeed {
     /// Whether the cache knows anything.
     knows: watch::Sender<bool>,
     progress: Mutex<Progress>,
+    /// Whether the last read failed, and this was told.
+    is_failing: AtomicBool,
 }
 
 /// When reads came to something.
@@ -101,6 +104,7 @@ impl Feed {
                 fences: AtomicU64::new(0),
                 knows: watch::Sender::new(false),
                 progress: Mutex::default(),
+                is_failing: AtomicBool::new(false),
             }),
         }
     }
@@ -232,7 +236,8 @@ impl SharedFeed {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) => {
                 self.put_back(gathered);
-                return Err(report_failure(&error));
+                self.report_failure(&error);
+                return Err(PAUSE);
             }
             Err(_) => {
                 self.put_back(gathered);
@@ -240,6 +245,9 @@ impl SharedFeed {
             }
         };
         self.halvings.store(halvings.saturating_sub(1), Ordering::Relaxed);
+        if self.is_failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the store is read again");
+        }
         let is_behind = batch.is_behind;
         let own: Vec<_> = gathered.shows.iter().filter_map(|show| show.position).collect();
         if let Err(fence) = self.cache.apply(batch, &own) {
@@ -263,8 +271,17 @@ impl SharedFeed {
     fn give_up(&self, time_max: Duration, halvings: u32) -> Duration {
         self.reads_given_up.fetch_add(1, Ordering::Relaxed);
         self.halvings.store((halvings + 1).min(HALVINGS_MAX), Ordering::Relaxed);
-        tracing::warn!("a read of the store took longer than {time_max:?} and was given up");
+        self.report_failure(&format_args!("it took longer than {time_max:?} and was given up"));
         Duration::ZERO
+    }
+
+    /// Many reads fail in a row; the first of them is news.
+    fn report_failure(&self, error: &dyn fmt::Display) {
+        if self.is_failing.swap(true, Ordering::Relaxed) {
+            tracing::debug!(%error, "a read of the store failed again");
+        } else {
+            tracing::warn!(%error, "a read of the store failed; it is tried again until one succeeds");
+        }
     }
 
     fn report_fence(&self, fence: &Fence) -> Duration {
@@ -300,11 +317,6 @@ impl SharedFeed {
             waiting.wanted.entry(digest).or_default().extend(waiters);
         }
     }
-}
-
-fn report_failure(error: &StoreError) -> Duration {
-    tracing::warn!(%error, "a read of the store failed");
-    PAUSE
 }
 
 /// The node does not hold what an answer needs; a later try may find it.

@@ -1,6 +1,10 @@
 //! The log: a line for each call at debug, and what is written can be changed while it runs.
 
+use latchkey::proto::v1::AuthorizeRequest;
+use latchkey::revision::Position;
+
 use super::{logged, operations, question};
+use crate::process::sqlite;
 use crate::support::Server;
 
 #[tokio::test]
@@ -58,4 +62,34 @@ async fn a_page_in_a_browser_cannot_change_the_log_level() {
     assert_eq!(status, 405);
     assert!(!told.to_lowercase().contains("access-control"), "{told}");
     assert_eq!(operations(&server, "log-level", &[]), (200, "info\n".into()));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_told_once_and_so_is_its_return() {
+    let server = Server::build().dev().argument("--log-level").argument("debug").start().await;
+    let mut decisions = server.decisions().await;
+    let token = server.live_key();
+    let answer = decisions.authorize(question(&token, "memory:read", "")).await.unwrap();
+    let mut ahead = Position::from_revision(&answer.get_ref().revision, "revision").unwrap();
+    ahead.n += 1_000;
+    let ask = AuthorizeRequest {
+        token,
+        required_scope: "memory:read".into(),
+        min_revision: ahead.to_revision(),
+        ..Default::default()
+    };
+
+    sqlite(&server.database(), "ALTER TABLE feed RENAME TO away");
+    while server.log().matches("failed again").count() < 3 {
+        decisions.authorize(ask.clone()).await.unwrap_err();
+    }
+    sqlite(&server.database(), "ALTER TABLE away RENAME TO feed");
+    logged(&server, &["the store is read again", "\"INFO\""]).await;
+    let log = server.log();
+    // On a busy machine a read may have been given up before.
+    let told = log.matches("a read of the store failed;").count();
+    assert_eq!(told, log.matches("the store is read again").count());
+    // Nor is there a line above debug for each question that could not be answered.
+    let refused: Vec<_> = log.lines().filter(|line| line.contains("REVISION_AHEAD")).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|line| line.contains("\"DEBUG\"")));
 }
