@@ -26,7 +26,7 @@ use crate::machine::{self, MachineEntropy};
 use crate::policy::Policy;
 use crate::serve::{Bound, Counters, Limits, Listen, Protocol, Tls, Workers};
 use crate::store::{self, Store};
-use crate::telemetry::LogLevels;
+use crate::telemetry::Logging;
 use crate::token::Prefix;
 
 use self::background::Background;
@@ -54,10 +54,10 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long the first read may take, with a store that is slow to wake.
 const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Runs the service until it is told to stop; what is logged can be changed by `levels`.
-pub fn serve(config: Config, dev: Option<Dev>, levels: LogLevels) -> Result<ExitCode, Failures> {
+/// Runs the service until it is told to stop, beside its log.
+pub fn serve(config: Config, dev: Option<Dev>, logging: &Logging) -> Result<ExitCode, Failures> {
     let runtime = background()?;
-    let ended = runtime.block_on(run(config, dev, levels));
+    let ended = runtime.block_on(run(config, dev, logging));
     // Whoever told us twice to stop does not wait for what is still under way.
     runtime.shutdown_background();
     ended
@@ -138,7 +138,7 @@ enum End {
 async fn run(
     mut config: Config,
     dev: Option<Dev>,
-    levels: LogLevels,
+    logging: &Logging,
 ) -> Result<ExitCode, Failures> {
     let stop = Stop::listen()?;
     raise_open_files();
@@ -150,7 +150,7 @@ async fn run(
     let tls = config.load_tls()?;
     let listeners = Listeners::bind(&config, tls).await?;
 
-    let watched = Watched::open(&config, levels).await?;
+    let watched = Watched::open(&config, logging).await?;
     let store = &watched.store;
     let ended = work(&watched, &mut config, dev.as_ref(), policy, listeners, stop).await;
     // Whoever told us twice does not wait; what was answered is durable all the same.

@@ -4,7 +4,7 @@
 //! by a decision. What cannot be told is dropped and counted.
 
 pub use self::export::{Exporter, Exporting, Numbers, Protocol, Scrape};
-pub use self::log::{LogLevels, start};
+pub use self::log::{LinesDropped, LogLevels, Logging, start};
 pub use self::observer::{CallWatch, DecisionWatch, Ended, Observer};
 pub use self::trace::{Sampler, Span, Tracer, carry, child};
 

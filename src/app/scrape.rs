@@ -9,7 +9,7 @@ use crate::machine;
 use crate::metrics::{Metrics, Snapshot, Value, table};
 use crate::serve::{Counters, Tls};
 use crate::store::{Observed, Store as _};
-use crate::telemetry::Numbers;
+use crate::telemetry::{LinesDropped, Numbers};
 
 /// The commit that this was built from, where the build said so.
 const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
@@ -26,6 +26,7 @@ pub(super) struct Sources {
     pub(super) listeners: Vec<(&'static str, Arc<Counters>)>,
     pub(super) tls: Vec<Tls>,
     pub(super) exports: Numbers,
+    pub(super) lines_dropped: LinesDropped,
     pub(super) started: Timestamp,
 }
 
@@ -41,6 +42,7 @@ impl Sources {
         self.scrape_listeners(&mut all);
         self.scrape_tls(&mut all);
         self.exports.collect(&mut all);
+        all.add(&table::LOG_LINES_DROPPED, [], Value::Count(self.lines_dropped.count()));
         self.scrape_process(&mut all);
         all
     }

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::machine;
 use crate::metrics::Metrics;
 use crate::store::Observed;
-use crate::telemetry::{LogLevels, Observer, Scrape};
+use crate::telemetry::{LinesDropped, LogLevels, Logging, Observer, Scrape};
 
 /// The one kind of store that there is, as OpenTelemetry calls it.
 const SYSTEM: &str = "sqlite";
@@ -23,6 +23,7 @@ pub(super) struct Watched {
     pub(super) store: Arc<Observed>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) levels: LogLevels,
+    lines_dropped: LinesDropped,
     started: Timestamp,
 }
 
@@ -35,10 +36,11 @@ pub(super) struct Told<'a> {
 
 impl Watched {
     /// Opens the store.
-    pub(super) async fn open(config: &Config, levels: LogLevels) -> Result<Self, Failure> {
+    pub(super) async fn open(config: &Config, logging: &Logging) -> Result<Self, Failure> {
         let (started, metrics) = (machine::wall_clock(), Arc::default());
         let store = Observed::new(open(config).await?, SYSTEM, Arc::clone(&metrics));
-        Ok(Self { store: Arc::new(store), metrics, levels, started })
+        let (levels, lines_dropped) = (logging.levels(), logging.lines_dropped());
+        Ok(Self { store: Arc::new(store), metrics, levels, lines_dropped, started })
     }
 
     /// All metrics, whenever somebody asks.
@@ -51,6 +53,7 @@ impl Watched {
             listeners: listeners.counters(),
             tls: listeners.tls().collect(),
             exports: telling.numbers.clone(),
+            lines_dropped: self.lines_dropped.clone(),
             started: self.started,
         };
         Arc::new(move || sources.scrape())

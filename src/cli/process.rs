@@ -21,7 +21,7 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
         refuse_dev_with_more(&loaded)?;
         refuse_another_store(&loaded)?;
     }
-    let levels = telemetry::start(&loaded.config.log);
+    let logging = telemetry::start(&loaded.config.log);
     if let Some(Origin::Environment(name)) = loaded.origins.get("root_token")
         && !name.ends_with("_FILE")
     {
@@ -29,7 +29,7 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
             "{name} stays in this process's environment for as long as it lives; name a file that holds the token in {name}_FILE"
         );
     }
-    app::serve(loaded.config, dev, levels)
+    app::serve(loaded.config, dev, &logging)
 }
 
 /// `--dev` prints tokens, so nothing of it may be reached from elsewhere.
@@ -79,8 +79,9 @@ pub(super) fn reset_root(
         Failure::new("stdout is not a terminal: the new token could end in a log")
             .help("name a new file for it: --token-file FILE")
     })?;
-    let _ = telemetry::start(&config.log);
+    let logging = telemetry::start(&config.log);
     app::reset_root(&config, &delivery)?;
+    drop(logging); // its last lines come before the answer
     console.answer(&match delivery {
         Delivery::File(path) => {
             format!("The old root key is revoked; the new token is in {}.", path.display())

@@ -166,6 +166,9 @@ metrics! {
     TELEMETRY_EXPORTS = Counter "latchkey_telemetry_exports_total", "latchkey.telemetry.exports",
         "{export}", ["signal", "result"],
         "Attempts to export, by signal and success.";
+    LOG_LINES_DROPPED = Counter "latchkey_log_lines_dropped_total", "latchkey.log.lines.dropped",
+        "{line}", [],
+        "Lines of the log that were dropped, because they were not read as fast as they came.";
 
     BUILD_INFO = Gauge "latchkey_build_info", "latchkey.build.info",
         "1", ["version", "revision"],

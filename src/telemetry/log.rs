@@ -14,28 +14,54 @@ use tracing_subscriber::fmt::format::{self, FormatFields, Writer};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, registry, reload};
 
+use self::lines::Lines;
+pub use self::lines::LinesDropped;
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Starts logging to stderr for the whole process, and gives the hold on what is logged. A second call
-/// changes nothing, and its hold has no effect.
-pub fn start(log: &Log) -> LogLevels {
+mod lines;
+
+/// The log at work. What waits to be written is written when this is dropped, also by a panic.
+pub struct Logging {
+    levels: LogLevels,
+    lines: Lines,
+}
+
+impl Logging {
+    /// The hold on what is logged.
+    #[must_use]
+    pub fn levels(&self) -> LogLevels {
+        self.levels.clone()
+    }
+
+    /// How many lines found no room on their way.
+    #[must_use]
+    pub fn lines_dropped(&self) -> LinesDropped {
+        self.lines.dropped()
+    }
+}
+
+/// Starts logging to stderr for the whole process. A second call changes nothing, and what it gives has no
+/// effect.
+#[must_use]
+pub fn start(log: &Log) -> Logging {
     let terminal = io::stderr().is_terminal();
     let text = match log.format {
         LogFormat::Text => true,
         LogFormat::Json => false,
         LogFormat::Auto => terminal,
     };
+    let lines = Lines::to(io::stderr());
     let levels = Levels::from(log.level);
     let (filter, reload) = reload::Layer::new(levels.targets());
     // Fails where a subscriber was set before, which is then the one to keep.
     let _ = if text {
-        let layer = text_layer(io::stderr, terminal).boxed().with_filter(filter);
+        let layer = text_layer(lines.writer(), terminal).boxed().with_filter(filter);
         tracing::subscriber::set_global_default(registry().with(layer))
     } else {
-        let layer = json_layer(io::stderr).boxed().with_filter(filter);
+        let layer = json_layer(lines.writer()).boxed().with_filter(filter);
         tracing::subscriber::set_global_default(registry().with(layer))
     };
-    LogLevels { reload, now: Arc::new(Mutex::new(levels)) }
+    Logging { levels: LogLevels { reload, now: Arc::new(Mutex::new(levels)) }, lines }
 }
 
 /// The hold on what is logged; a cheap handle.

@@ -18,6 +18,8 @@ pub(crate) struct Server {
     folder: Arc<Folder>,
     log: Arc<Mutex<String>>,
     printed: Arc<Mutex<String>>,
+    /// Held by who reads a line of the log.
+    reading: Arc<tokio::sync::Mutex<()>>,
     store: String,
 }
 
@@ -106,6 +108,11 @@ impl Server {
     /// What was written to stderr: JSON lines.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// As long as the answer lives, nobody reads what is written to stderr.
+    pub(crate) async fn leave_log_unread(&self) -> impl Drop + use<> {
+        Arc::clone(&self.reading).lock_owned().await
     }
 
     pub(crate) fn process_id(&self) -> i32 {
@@ -248,18 +255,23 @@ impl Builder {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = gather(child.stderr.take().unwrap());
-        let printed = gather(child.stdout.take().unwrap());
-        Server { child, folder: self.folder, log, printed, store: self.store }
+        let reading = Arc::default();
+        let log = gather(child.stderr.take().unwrap(), &reading);
+        let printed = gather(child.stdout.take().unwrap(), &Arc::default());
+        Server { child, folder: self.folder, log, printed, reading, store: self.store }
     }
 }
 
-/// Reads a stream on a thread of its own, so that the child never waits for us.
-fn gather(stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+/// Reads a stream on a thread of its own, so that the child never waits for us, unless it is meant to.
+fn gather(
+    stream: impl Read + Send + 'static,
+    reading: &Arc<tokio::sync::Mutex<()>>,
+) -> Arc<Mutex<String>> {
     let text = Arc::new(Mutex::new(String::new()));
-    let written = Arc::clone(&text);
+    let (written, reading) = (Arc::clone(&text), Arc::clone(reading));
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let _reading = reading.blocking_lock();
             let mut text = written.lock().unwrap();
             text.push_str(&line);
             text.push('\n');

@@ -1,9 +1,13 @@
 //! The log: a line for each call at debug, and what is written can be changed while it runs.
 
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use latchkey::proto::v1::AuthorizeRequest;
 use latchkey::revision::Position;
 
-use super::{logged, operations, question};
+use super::{logged, metric, operations, question};
 use crate::process::sqlite;
 use crate::support::Server;
 
@@ -92,4 +96,54 @@ async fn a_store_that_is_away_is_told_once_and_so_is_its_return() {
     // Nor is there a line above debug for each question that could not be answered.
     let refused: Vec<_> = log.lines().filter(|line| line.contains("REVISION_AHEAD")).collect();
     assert!(!refused.is_empty() && refused.iter().all(|line| line.contains("\"DEBUG\"")));
+}
+
+/// Asks so often, and is always answered.
+async fn ask(server: &Server, times: usize) {
+    let (decisions, token) = (server.decisions().await, server.live_key());
+    let answers: FuturesUnordered<_> = (0..times)
+        .map(|_| {
+            let (mut decisions, asked) = (decisions.clone(), question(&token, "memory:read", ""));
+            async move { decisions.authorize(asked).await.unwrap().into_inner().allowed }
+        })
+        .collect();
+    assert!(answers.all(std::future::ready).await);
+}
+
+/// Asks until lines of the log are dropped.
+async fn ask_until_lines_are_dropped(server: &Server) {
+    let dropped = || metric(server, "latchkey_log_lines_dropped_total");
+    let before = dropped();
+    let asking = async {
+        while dropped() <= before {
+            ask(server, 500).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(40), asking).await.unwrap();
+}
+
+#[tokio::test]
+async fn decisions_and_the_end_do_not_wait_for_whoever_reads_the_log() {
+    let mut server = Server::build().dev().argument("--log-level").argument("trace").start().await;
+    let unread = server.leave_log_unread().await;
+    ask_until_lines_are_dropped(&server).await;
+    ask(&server, 10).await;
+    drop(unread);
+    let told = logged(&server, &["lines of the log were dropped"]).await;
+    assert!(told["lines"].as_u64().unwrap() > 0 && told["level"] == "WARN", "{told}");
+
+    let _unread = server.leave_log_unread().await;
+    ask_until_lines_are_dropped(&server).await;
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn no_line_is_lost_when_it_ends() {
+    let mut server = Server::build().dev().argument("--log-level").argument("debug").start().await;
+    ask(&server, 1_000).await;
+    assert_eq!(server.stop().await.code(), Some(0));
+    logged(&server, &["\"stopped\""]).await;
+    let log = server.log();
+    assert_eq!(log.matches("\"decided\"").count(), 1_000);
+    assert!(log.trim_end().lines().last().unwrap().contains("\"stopped\""), "{log}");
 }
