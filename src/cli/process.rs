@@ -22,6 +22,9 @@ pub(super) fn serve(arguments: ServeArguments, environment: Environment) -> Outc
         refuse_another_store(&loaded)?;
     }
     let logging = telemetry::start(&loaded.config.log);
+    for told in &loaded.passed_over {
+        tracing::warn!("{told}");
+    }
     if let Some(Origin::Environment(name)) = loaded.origins.get("root_token")
         && !name.ends_with("_FILE")
     {

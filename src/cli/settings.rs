@@ -78,9 +78,10 @@ pub(super) fn check(
     environment: Environment,
     console: &mut Console,
 ) -> Outcome {
-    let config = arguments.load_checked(environment)?.config;
+    let Loaded { config, passed_over, origins: _ } = arguments.load_checked(environment)?;
     config.first_policy()?;
     config.load_tls()?;
+    warn(&passed_over, console);
     console.answer("The configuration is right.");
     Ok(ExitCode::SUCCESS)
 }
@@ -91,7 +92,15 @@ pub(super) fn show(
     environment: Environment,
     console: &mut Console,
 ) -> Outcome {
+    let loaded = arguments.load(environment)?;
+    warn(&loaded.passed_over, console);
     // A token may stand where none belongs.
-    console.answer(&token::without_tokens(&arguments.load(environment)?.into_toml()));
+    console.answer(&token::without_tokens(&loaded.into_toml()));
     Ok(ExitCode::SUCCESS)
+}
+
+fn warn(passed_over: &[String], console: &mut Console) {
+    for told in passed_over {
+        console.note(&format!("warning: {told}"));
+    }
 }

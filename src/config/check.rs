@@ -169,6 +169,13 @@ impl Config {
         }
     }
 
+    /// What this number would have to be, where it is out of its bounds.
+    pub(super) fn bounds_fault(&self, path: &str) -> Option<String> {
+        let mut faults = Vec::new();
+        self.check_bounds(&mut faults);
+        faults.into_iter().find(|fault| fault.path == path)?.failure.help
+    }
+
     fn check_bounds(&self, faults: &mut Vec<Fault>) {
         let (store, serve, telemetry) = (&self.store, &self.serve, &self.telemetry);
         let interval = telemetry.metrics_interval_ms;

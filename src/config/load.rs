@@ -6,11 +6,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Config;
-use super::setting::Given;
+use super::setting::{Given, Shown};
 use super::telemetry::{STANDARD, STANDARD_OFF};
 use crate::bounded::read_file_text;
 use crate::failure::{Failure, Failures};
 use crate::policy::catalogue::nearest;
+use crate::token;
 
 const PREFIX: &str = "LATCHKEY__";
 const FILE_SUFFIX: &str = "_FILE";
@@ -65,6 +66,8 @@ pub struct Loaded {
     pub config: Config,
     /// Where the values came from, by path; what is absent is a default.
     pub origins: BTreeMap<&'static str, Origin>,
+    /// Which of OpenTelemetry's variables are passed over, why, and what holds instead.
+    pub passed_over: Vec<String>,
 }
 
 impl Config {
@@ -72,7 +75,7 @@ impl Config {
     /// [`Config::check`].
     pub fn load(sources: &Sources) -> Result<Loaded, Failures> {
         let mut loading = Loading::default();
-        loading.read_standard(&sources.environment);
+        let passed_over = loading.read_standard(&sources.environment);
         if let Some(path) = &sources.file {
             loading.read_file(path);
         }
@@ -81,13 +84,49 @@ impl Config {
             loading.set(path, Given::Text(value), &Origin::Flag(name));
         }
         Failures::finish(loading.failures)?;
-        Ok(loading.loaded)
+        let mut loaded = loading.loaded;
+        loaded.passed_over =
+            passed_over.into_iter().filter_map(|it| it.told(&mut loaded.config)).collect();
+        Ok(loaded)
     }
 
     /// The path of every field.
     pub(super) fn paths() -> Vec<&'static str> {
         Self::default().settings().into_iter().map(|(path, _)| path).collect()
     }
+}
+
+/// A variable of OpenTelemetry's whose value cannot be taken.
+struct PassedOver {
+    name: &'static str,
+    path: &'static str,
+    text: String,
+}
+
+impl PassedOver {
+    /// Why, and what holds instead, in this configuration.
+    fn told(self, config: &mut Config) -> Option<String> {
+        let Self { name, path, text } = self;
+        let given = Given::Text(&text);
+        let right = standard_fault(path, given).unwrap_or_else(|| "UTF-8".to_owned());
+        let (_, setting) = config.settings().into_iter().find(|(known, _)| *known == path)?;
+        let wrong = if setting.may_be_repeated() { given.described() } else { given.kind() };
+        let holds = match setting.shown() {
+            Shown::Value(value) => format!("is {value}"),
+            Shown::Hidden => "is as it was set elsewhere".to_owned(),
+            Shown::Absent => "is not set".to_owned(),
+        };
+        Some(token::without_tokens(&format!(
+            "{name} is passed over: `{path}` cannot be {wrong} (it must be {right}), and {holds}"
+        )))
+    }
+}
+
+/// What a field would have to be, where a value of OpenTelemetry's is none for it.
+fn standard_fault(path: &'static str, given: Given<'_>) -> Option<String> {
+    let mut config = Config::default();
+    let (_, setting) = config.settings().into_iter().find(|(known, _)| *known == path)?;
+    setting.set(given).err().or_else(|| config.bounds_fault(path))
 }
 
 #[derive(Default)]
@@ -97,20 +136,30 @@ struct Loading {
 }
 
 impl Loading {
-    /// OpenTelemetry's own variables; what is empty counts as unset, as it has it.
-    fn read_standard(&mut self, environment: &[(OsString, OsString)]) {
+    /// OpenTelemetry's own variables; what is empty counts as unset, as it has it. They are set for whole fleets of
+    /// programs, so what latchkey does not have is passed over, as it has that too.
+    fn read_standard(&mut self, environment: &[(OsString, OsString)]) -> Vec<PassedOver> {
         let find = |name: &str| {
             let found = environment.iter().find(|(given, _)| given == name);
             found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
         };
+        let mut passed_over = Vec::new();
         if find(STANDARD_OFF).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-            return;
+            return passed_over;
         }
         for (name, path) in STANDARD {
-            if let Some(value) = find(name) {
-                self.set_variable(path, name, value);
+            let Some(value) = find(name) else { continue };
+            // Their words may be in capitals.
+            let lower = value.to_ascii_lowercase();
+            let mut texts = [value, &lower].into_iter().filter_map(OsStr::to_str).map(Given::Text);
+            if let Some(text) = texts.find(|text| standard_fault(path, *text).is_none()) {
+                self.set(path, text, &Origin::Environment(name.to_owned()));
+            } else {
+                let text = value.to_string_lossy().into_owned();
+                passed_over.push(PassedOver { name, path, text });
             }
         }
+        passed_over
     }
 
     fn read_file(&mut self, path: &Path) {

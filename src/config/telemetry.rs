@@ -213,8 +213,7 @@ impl Setting for Attributes {
             Given::Text(text) => Some(text),
         };
         let text = text.ok_or(RIGHT)?;
-        let pairs = if text.is_empty() { Some(Vec::new()) } else { pairs(text) };
-        *self = Self { text: text.to_owned(), pairs: pairs.ok_or(RIGHT)? };
+        *self = Self { text: text.to_owned(), pairs: pairs(text).ok_or(RIGHT)? };
         Ok(())
     }
 
@@ -223,9 +222,9 @@ impl Setting for Attributes {
     }
 }
 
-/// `name=value,name=value`, values with percent-escapes, as W3C Baggage has it.
+/// `name=value,name=value`, values with percent-escapes, as W3C Baggage has it. Empty members are passed over.
 fn pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let members = text.split(',').map(|member| {
+    let members = text.split(',').filter(|member| !member.trim().is_empty()).map(|member| {
         let (name, value) = member.split_once('=')?;
         let name = name.trim();
         (!name.is_empty()).then_some((name.to_owned(), unescaped(value.trim())?))
@@ -343,7 +342,8 @@ mod tests {
         let read = pairs("a=1, b = x%2Cy%3d ,c=").unwrap();
         let shown: Vec<_> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
         assert_eq!(shown, [("a", "1"), ("b", "x,y="), ("c", "")]);
-        for bad in ["", "a", "=1", "a=1,", "a=%2", "a=%zz", "a=%ff"] {
+        assert_eq!(pairs(", a=1,,").unwrap(), [("a".to_owned(), "1".to_owned())]);
+        for bad in ["a", "=1", "a=1,b", "a=%2", "a=%zz", "a=%ff"] {
             assert_eq!(pairs(bad), None, "{bad}");
         }
     }

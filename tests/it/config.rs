@@ -1,6 +1,7 @@
 //! The configuration as the program reads it: layers, names, types, secrets.
 
 use crate::cli::{Ended, Run, file, latchkey};
+use crate::support::Server;
 
 fn check(name: &str, toml: &str) -> Ended {
     latchkey(&["config", "check", "--config", &file(name, toml)])
@@ -210,7 +211,7 @@ fn opentelemetrys_variables_are_read_and_ours_win() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2"),
         ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
-        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_TRACES_EXPORTER", "None"),
         ("OTEL_SERVICE_NAME", "keys"),
         ("OTEL_RESOURCE_ATTRIBUTES", ""),
         ("LATCHKEY__TELEMETRY__SERVICE_NAME", "ours"),
@@ -238,11 +239,11 @@ fn opentelemetrys_variables_are_read_and_ours_win() {
 #[test]
 fn a_wrong_setting_of_telemetry_says_what_would_be_right() {
     for (name, value, told) in [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "http://127.0.0.1:4318"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "one of grpc, http/protobuf"),
-        ("OTEL_TRACES_SAMPLER", "xray", "parentbased_traceidratio"),
-        ("OTEL_TRACES_SAMPLER_ARG", "2", "a number from 0 to 1"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "a", "name=value"),
+        ("LATCHKEY__TELEMETRY__ENDPOINT", "collector:4317", "http://127.0.0.1:4318"),
+        ("LATCHKEY__TELEMETRY__PROTOCOL", "http/json", "one of grpc, http/protobuf"),
+        ("LATCHKEY__TELEMETRY__SAMPLER", "xray", "parentbased_traceidratio"),
+        ("LATCHKEY__TELEMETRY__SAMPLER_RATIO", "2", "a number from 0 to 1"),
+        ("LATCHKEY__TELEMETRY__RESOURCE_ATTRIBUTES", "a", "name=value"),
         ("LATCHKEY__TELEMETRY__HEADERS", "hunter2", "name=value"),
         ("LATCHKEY__TELEMETRY__TIMEOUT_MS", "0", "from 10 to 60000"),
         ("LATCHKEY__TELEMETRY__METRICS_INTERVAL_MS", "1", "from 100 to"),
@@ -251,4 +252,53 @@ fn a_wrong_setting_of_telemetry_says_what_would_be_right() {
         assert_refused(&ended, &[name, told]);
         assert!(!ended.err.contains("hunter2"), "{ended:?}");
     }
+}
+
+/// They are set for whole fleets of programs, of which most can do something else.
+const OF_A_FLEET: [(&str, &str, &str); 10] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter2@collector", "and is not set"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "cannot be \"http/json\" (it must be one of grpc"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "and is not set"),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "120000", "(it must be from 10 to 60000), and is 10000"),
+    ("OTEL_RESOURCE_ATTRIBUTES", "a", "and is \"\""),
+    ("OTEL_TRACES_EXPORTER", "zipkin", "cannot be \"zipkin\" (it must be one of otlp, none)"),
+    ("OTEL_TRACES_SAMPLER", "jaeger_remote", "and is \"parentbased_traceidratio\""),
+    ("OTEL_TRACES_SAMPLER_ARG", "endpoint=http://jaeger", "and is 0.01"),
+    ("OTEL_METRICS_EXPORTER", "prometheus", "and is \"none\""),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "1m", "and is 60000"),
+];
+
+#[test]
+fn what_opentelemetrys_variables_ask_for_and_is_not_there_is_passed_over() {
+    let mut environment: Vec<_> =
+        OF_A_FLEET.iter().map(|(name, value, _)| (*name, *value)).collect();
+    environment.push(("LATCHKEY__TELEMETRY__METRICS", "none"));
+    let run = Run { environment: &environment, ..Run::default() };
+    for arguments in [["config", "check"], ["config", "show"]] {
+        let ended = run.latchkey(&arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let lines: Vec<_> = ended.err.lines().collect();
+        assert_eq!(lines.len(), OF_A_FLEET.len(), "{ended:?}");
+        for (line, (name, _, told)) in lines.iter().zip(OF_A_FLEET) {
+            let named = format!("warning: {name} is passed over: ");
+            assert!(line.starts_with(&named) && line.contains(told), "{line}");
+        }
+        assert!(!ended.err.contains("hunter2") && !ended.out.contains("OTEL_"), "{ended:?}");
+    }
+    let ended = Run { environment: &[("OTEL_RESOURCE_ATTRIBUTES", "a=1,")], ..Run::default() }
+        .latchkey(&["config", "show"]);
+    assert!(ended.out.contains("resource_attributes = \"a=1,\"") && ended.err.is_empty());
+}
+
+#[tokio::test]
+async fn a_server_starts_with_the_variables_of_a_fleet_and_says_what_it_passes_over() {
+    let variables =
+        OF_A_FLEET.iter().map(|(name, value, _)| ((*name).to_owned(), (*value).to_owned()));
+    let server = Server::build().environments(variables.collect()).start().await;
+    let log = server.log();
+    for (name, ..) in OF_A_FLEET {
+        let told = format!("\"level\":\"WARN\",\"message\":\"{name} is passed over: ");
+        assert!(log.contains(&told), "{name}: {log}");
+    }
+    assert!(!log.contains("hunter2"), "{log}");
 }
