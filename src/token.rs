@@ -262,7 +262,7 @@ const NOT_REPEATED: &str = "(not repeated: it may be a token)";
 const QUOTED_CHARS_MAX: usize = 40;
 /// A run of letters and digits this long, capitals among them, may be part of a secret.
 const SUSPICIOUS_CHARS: usize = 12;
-/// A run this long behind `_live_` or `_test_` may be part of a secret, whatever it is made of.
+/// A run this long behind `_live_` or `_test_` may be part of a secret, whatever it is made of, save a hash.
 const LONG_CHARS: usize = 20;
 
 /// A caller's text as a message may repeat it, in backquotes: its beginning, without characters that a
@@ -311,8 +311,10 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a word has the environment of a token in it, and something like a secret behind it.
 fn resembles_one(word: &str) -> bool {
-    let is_long =
-        |run: &str| run.len() >= LONG_CHARS || (run.len() >= SUSPICIOUS_CHARS && is_mixed(run));
+    let is_long = |run: &str| {
+        (run.len() >= LONG_CHARS && !is_hash(run))
+            || (run.len() >= SUSPICIOUS_CHARS && is_mixed(run))
+    };
     ["_live_", "_test_"]
         .iter()
         .flat_map(|name| word.match_indices(name))
@@ -327,6 +329,13 @@ fn resembles_whole_secret(run: &str) -> bool {
 /// Whether a word is like the secret part of a token, without what comes before.
 fn resembles_secret(word: &str) -> bool {
     word.len() >= RANDOM_CHARS && is_mixed(word)
+}
+
+/// Hexadecimal, as the commit in `ci_test_<commit>` is. Of a secret, 20 characters in a row come out like this once in
+/// some hundred thousand million times. Digits alone are what people write in the place of a secret.
+fn is_hash(run: &str) -> bool {
+    run.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && run.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
 /// Small letters, capitals and digits: hardly a word that somebody chose.
@@ -345,6 +354,9 @@ mod tests {
 
     /// Made by chance as one in three hundred million is.
     const TOKEN_WITHOUT_CAPITALS: &str = "hm_live_1ebzb5zg2451s0hfh7bmi4aagxahit0c7rg3";
+
+    /// A build's name, with a commit in it.
+    const HASH: &str = "ci_test_2fd4e1c67a2d28fced849ee1bb76e7391b93eb12";
 
     struct Counting(std::sync::atomic::AtomicU64);
 
@@ -431,7 +443,7 @@ mod tests {
         assert!(is_in("hm_live_aB3aB3aB3aB3"), "a part of it");
         assert!(is_in("hm_prod_abcdefghijklmnopqrstuvwxyzABCD4Sf8P8"), "all but its beginning");
         for text in
-            ["", "_live_", "on_live_systems", "load_test_orchestrator", "hm_live_Ab12...Yz89"]
+            ["", "_live_", "on_live_systems", "load_test_orchestrator", "hm_live_Ab12...Yz89", HASH]
         {
             assert!(!is_in(text), "{text}");
         }
