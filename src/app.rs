@@ -288,8 +288,10 @@ async fn first_read(node: &Node) -> Result<(), Failure> {
 async fn keep_time(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
     loop {
         tokio::time::sleep(KEEP_TIME_EVERY).await;
-        if let Err(error) = store.keep_time(clock.now()).await {
-            tracing::warn!(%error, "the time could not be kept");
+        match tokio::time::timeout(KEEP_TIME_EVERY, store.keep_time(clock.now())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the time could not be kept"),
+            Err(_) => tracing::warn!("the time could not be kept: the store does not answer"),
         }
     }
 }

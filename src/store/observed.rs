@@ -50,7 +50,8 @@ impl Observed {
         self.metrics.store.collect(&table::STORE_OPERATION_DURATION, &[self.system], into);
     }
 
-    /// Watches one operation. Dropped half-way, it was cancelled.
+    /// Watches one operation. Dropped half-way, it was cancelled, and the store did not do its part: nobody but a
+    /// limit of time cuts one off.
     async fn watch<T>(
         &self,
         operation: &'static str,
@@ -63,6 +64,7 @@ impl Observed {
             span.note("db.system.name", self.system);
             span.note("db.operation.name", operation);
         }
+        let mut part = Part { is_up: &self.is_up, was_done: false };
         let result = work.await;
         let ended = result.as_ref().map_or_else(failure, outcome);
         timing.end(ended);
@@ -70,9 +72,20 @@ impl Observed {
             span.fail(ended);
         }
         // A row that makes no sense is that row's fault; the store itself answered.
-        let did_its_part = matches!(result, Ok(_) | Err(StoreError::Corrupt { .. }));
-        self.is_up.store(did_its_part, Ordering::Relaxed);
+        part.was_done = matches!(result, Ok(_) | Err(StoreError::Corrupt { .. }));
         result
+    }
+}
+
+/// What the store has to do of an operation.
+struct Part<'a> {
+    is_up: &'a AtomicBool,
+    was_done: bool,
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        self.is_up.store(self.was_done, Ordering::Relaxed);
     }
 }
 

@@ -222,5 +222,15 @@ async fn a_store_that_did_not_do_its_part_is_not_up() {
         store.kept_time().await.unwrap();
         assert!(store.is_up());
     }
+    // One that hangs says nothing; whoever asked gives up.
+    faulty.disturb(1, Fault::HangsBefore);
+    tokio::select! {
+        _ = store.kept_time() => panic!("it hangs"),
+        () = faulty.a_call_hangs() => {}
+    }
+    assert!(!store.is_up());
+    faulty.recover();
+    store.kept_time().await.unwrap();
+    assert!(store.is_up());
     store.close().await;
 }
