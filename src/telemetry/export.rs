@@ -19,6 +19,7 @@ pub use super::wire::Protocol;
 use super::wire::{Unsent, Wire};
 use crate::clock::Clock;
 use crate::metrics::{Snapshot, Value, table};
+use crate::token;
 
 /// The most spans of one message.
 const BATCH_MAX: usize = 512;
@@ -30,6 +31,8 @@ const LOOKS: u32 = 10;
 const ATTEMPTS_MAX: u32 = 3;
 /// The pause before the second attempt; each further one is twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The most characters that are told of why an export failed: the collector may have written them.
+const WHY_CHARS_MAX: usize = 200;
 /// How long the last spans and metrics may take to be sent, when the process ends.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -106,6 +109,7 @@ impl Attempts {
             }
             Err(Unsent { why, may_retry: _ }) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
+                let why = told(why);
                 if self.is_failing.swap(true, Ordering::Relaxed) {
                     tracing::debug!(signal, why, "telemetry could not be exported");
                 } else {
@@ -114,6 +118,15 @@ impl Attempts {
             }
         }
     }
+}
+
+/// What a stranger may have written, as the log may repeat it.
+fn told(why: &str) -> String {
+    let cut = if why.chars().nth(WHY_CHARS_MAX).is_some() { "…" } else { "" };
+    let start: String = why.chars().take(WHY_CHARS_MAX).collect();
+    let start: String =
+        token::without_tokens(&start).chars().flat_map(char::escape_debug).collect();
+    start + cut
 }
 
 /// Asks for all metrics.
@@ -252,5 +265,17 @@ impl Shared {
         let sent = self.wire.send(message).await;
         self.tally.traces.book(S::NAME, &sent);
         sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_collector_says_is_told_in_part_and_moves_no_cursor() {
+        assert_eq!(told("Unavailable: try\n\u{1b}[2Jlater"), "Unavailable: try\\n\\u{1b}[2Jlater");
+        assert_eq!(told(&"x".repeat(9_000)).chars().count(), WHY_CHARS_MAX + 1);
+        assert!(!told("no hm_live_0000000000000000000000000000002dlYSp").contains("2dlYSp"));
     }
 }
