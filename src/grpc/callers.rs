@@ -69,6 +69,10 @@ impl CallerNames {
 impl CallerName {
     fn is(&self, identity: &str) -> bool {
         match self {
+            // DNS names are the same in any case (RFC 4343); a URI is as it is written.
+            Self::Exactly(name) if !name.contains([':', '/', '@']) => {
+                name.eq_ignore_ascii_case(identity)
+            }
             Self::Exactly(name) => name == identity,
             Self::Below(start) => {
                 identity.strip_prefix(&**start).is_some_and(|rest| !rest.is_empty())
@@ -123,6 +127,17 @@ mod tests {
             "spiffe://acme/production",
             "x.billing.acme",
         ] {
+            assert_eq!(reason(&names, Some(other)), Some(Reason::PermissionDenied), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_dns_name_is_the_same_in_capitals_and_a_uri_is_not() {
+        let names = ["Billing.ACME", "spiffe://acme/Billing", "Ops@acme"];
+        for admitted in ["billing.acme", "spiffe://acme/Billing", "Ops@acme"] {
+            assert_eq!(reason(&names, Some(admitted)), None, "{admitted}");
+        }
+        for other in ["spiffe://acme/billing", "ops@acme"] {
             assert_eq!(reason(&names, Some(other)), Some(Reason::PermissionDenied), "{other}");
         }
     }
