@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Violations};
 use crate::scope::{OWN_RESOURCE, Scope};
-use crate::token::Prefix;
+use crate::token::{self, Prefix};
 
 pub mod catalogue;
 
@@ -284,6 +284,8 @@ impl Policy {
             }
             if has_unprintable(&scope.description) {
                 violations.add(field("description"), UNPRINTABLE);
+            } else if token::is_in(&scope.description) {
+                violations.add(field("description"), token::HOLDS_TOKEN);
             }
             if scope.cost > COST_MAX {
                 violations.add(field("cost"), "may be 1,000,000 at most");

@@ -30,6 +30,9 @@ async fn a_wrong_policy_is_told_field_by_field_and_not_put_in_force() {
         ("policy.scopes[15].name", "built in", |it| it.scopes.push(scope("latchkey:more", &[]))),
         ("policy.scopes[4].name", "built in", |it| it.scopes[4].strict ^= true),
         ("policy.scopes[0].description", UNPRINTABLE, |it| it.scopes[0].description = "\0".into()),
+        ("policy.scopes[0].description", "holds a token", |it| {
+            it.scopes[0].description = "as hm_live_0000000000000000000000000000002dlYSp may".into();
+        }),
         ("policy.scopes[0].cost", "1,000,000", |it| it.scopes[0].cost = Some(u32::MAX)),
         ("policy.scopes", "scopes at most", |it| {
             it.scopes.extend((0..1_000).map(|n| scope(&format!("a:s{n}"), &[])));
