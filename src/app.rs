@@ -129,19 +129,31 @@ impl Node {
 enum End {
     /// Told to stop, and nothing was in flight any more.
     Drained,
-    /// Told twice to stop.
-    Hurried,
     /// Something ended that must not.
     Broken,
 }
 
-async fn run(
+/// Whoever tells us twice to stop does not wait, for a start no more than for calls in flight or for the store to close:
+/// what was answered is durable all the same.
+async fn run(config: Config, dev: Option<Dev>, logging: &Logging) -> Result<ExitCode, Failures> {
+    let stop = Stop::listen()?;
+    let told = stop.told();
+    tokio::select! {
+        ended = run_until_told(config, dev, logging, stop) => ended,
+        () = wait_for(told, 2) => {
+            tracing::warn!("told twice to stop: what is under way is dropped");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn run_until_told(
     mut config: Config,
     dev: Option<Dev>,
     logging: &Logging,
+    stop: Stop,
 ) -> Result<ExitCode, Failures> {
-    let stop = Stop::listen()?;
-    raise_open_files();
+    machine::raise_open_files();
     // Its temporary folder goes last, when the store in it is closed.
     let dev = dev.map(|dev| dev::Session::prepare(dev, &mut config)).transpose()?;
     // Where there is no database yet, a policy that is wrong is told before one is made.
@@ -153,9 +165,7 @@ async fn run(
     let watched = Watched::open(&config, logging).await?;
     let store = &watched.store;
     let ended = work(&watched, &mut config, dev.as_ref(), policy, listeners, stop).await;
-    // Whoever told us twice does not wait; what was answered is durable all the same.
-    let is_urgent = matches!(ended, Ok(End::Hurried));
-    if !is_urgent && tokio::time::timeout(CLOSE_TIME_MAX, store.close()).await.is_err() {
+    if tokio::time::timeout(CLOSE_TIME_MAX, store.close()).await.is_err() {
         tracing::warn!(
             "the store took too long to close; what was answered is durable all the same"
         );
@@ -165,7 +175,7 @@ async fn run(
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
         }
-        End::Hurried | End::Broken => Ok(ExitCode::FAILURE),
+        End::Broken => Ok(ExitCode::FAILURE),
     }
 }
 
@@ -234,16 +244,6 @@ fn first_policy(config: &Config, dev: Option<&dev::Session>) -> Result<Policy, F
     let policy = config.first_policy()?;
     dev.map_or(Ok(()), |_| dev::demand_demo(&policy))?;
     Ok(policy)
-}
-
-/// As many open files as we are allowed: a connection each, and the usual soft limit is low.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let wanted = Rlimit { current: maximum, maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
-        tracing::warn!(%error, "the limit on open files could not be raised");
-    }
 }
 
 fn background() -> Result<tokio::runtime::Runtime, Failure> {
@@ -447,7 +447,7 @@ enum AnyService {
 }
 
 impl Serving {
-    /// Serves until told to stop, then lets calls in flight end; told twice, it ends at once.
+    /// Serves until told to stop, then lets calls in flight end.
     async fn until_drained(mut self, knows: watch::Receiver<bool>, stop: Stop) -> End {
         let in_step = readiness::keep_in_step(&self.health, knows);
         let told = async {
@@ -464,13 +464,8 @@ impl Serving {
         );
         self.is_draining.store(true, Ordering::Relaxed);
         self.health.set_not_serving().await;
-        tokio::select! {
-            () = async { while self.tasks.join_next().await.is_some() {} } => End::Drained,
-            () = wait_for(stop.told(), 2) => {
-                tracing::warn!("told twice to stop: calls in flight are dropped");
-                End::Hurried
-            }
-        }
+        while self.tasks.join_next().await.is_some() {}
+        End::Drained
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::TryRng as _;
 use rand::rngs::SysRng;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, Timespec};
 
 use crate::clock::{Clock, Entropy, SteadyClock, Timestamp};
@@ -70,10 +70,19 @@ pub fn open_files() -> Option<u64> {
     u64::try_from(count).ok()?.checked_sub(1)
 }
 
+/// As many open files as we are allowed: a connection each, and the usual soft limit is low.
+pub fn raise_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let wanted = Rlimit { current: maximum, maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
+}
+
 /// The most file descriptors that may be open; `None` when there is no bound.
 #[must_use]
 pub fn open_files_max() -> Option<u64> {
-    rustix::process::getrlimit(Resource::Nofile).current
+    getrlimit(Resource::Nofile).current
 }
 
 /// The name of this machine.

@@ -8,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use latchkey::proto::v1::ListKeysRequest;
+use rustix::process::Signal;
 use tonic::Code;
 
 use super::{files, make_account, make_key};
-use crate::support::{Server, reason_of};
+use crate::support::{Server, eventually, reason_of};
 
 /// A small disk of its own, in place of a folder. Needs the rights of root.
 struct SmallDisk(PathBuf);
@@ -90,7 +91,7 @@ async fn a_full_disk_refuses_changes_and_lets_decisions_go_on() {
     disk.make_room();
     make_key(&server, &root, "acme").await.unwrap();
     // Exactly what was acknowledged is there, also after a crash.
-    server.signal(rustix::process::Signal::KILL);
+    server.signal(Signal::KILL);
     server.wait_for_end(Duration::from_secs(10)).await;
     let server = server.again().start().await;
     let list =
@@ -100,11 +101,12 @@ async fn a_full_disk_refuses_changes_and_lets_decisions_go_on() {
     drop(disk);
 }
 
-/// Another program that holds the database's write lock.
+/// Another program that holds the database.
 struct Holder(Child);
 
 impl Holder {
-    fn of(database: &str) -> Self {
+    /// As SQLite calls it: `IMMEDIATE` lets others read, `EXCLUSIVE` does not.
+    fn of(database: &str, lock: &str) -> Self {
         let mut child = Command::new("sqlite3")
             .arg(database)
             .stdin(Stdio::piped())
@@ -112,7 +114,7 @@ impl Holder {
             .spawn()
             .unwrap();
         let stdin = child.stdin.as_mut().unwrap();
-        stdin.write_all(b".timeout 5000\nBEGIN IMMEDIATE;\nSELECT 'held';\n").unwrap();
+        write!(stdin, ".timeout 5000\nBEGIN {lock};\nSELECT 'held';\n").unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "held\n");
@@ -133,7 +135,7 @@ async fn a_database_that_is_locked_for_a_moment_is_waited_for() {
     let root = server.root_token();
     make_account(&server, &root, "acme").await;
     let token = make_key(&server, &root, "acme").await.unwrap().token;
-    let holder = Holder::of(&server.database());
+    let holder = Holder::of(&server.database(), "IMMEDIATE");
     let mut making = std::pin::pin!(make_key(&server, &root, "acme"));
     let moment = Duration::from_millis(300);
     assert!(tokio::time::timeout(moment, &mut making).await.is_err(), "it is locked");
@@ -148,7 +150,7 @@ async fn a_database_that_stays_locked_refuses_changes_and_nothing_else() {
     let root = server.root_token();
     make_account(&server, &root, "acme").await;
     let token = make_key(&server, &root, "acme").await.unwrap().token;
-    let holder = Holder::of(&server.database());
+    let holder = Holder::of(&server.database(), "IMMEDIATE");
     let mut making = std::pin::pin!(make_key(&server, &root, "acme"));
     let refused = loop {
         // Decisions and reads go on all the while.
@@ -164,4 +166,30 @@ async fn a_database_that_stays_locked_refuses_changes_and_nothing_else() {
     assert_eq!(keys.len(), 1);
     drop(holder);
     make_key(&server, &root, "acme").await.unwrap();
+}
+
+/// Whether a process has taken a signal upon itself, by the mask that the kernel shows.
+fn catches(process_id: i32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    mask & 1 << (signal.as_raw() - 1) != 0
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_the_database_ends_when_it_is_told_twice() {
+    let waiting = Server::build();
+    let database = waiting.folder().join("latchkey.db");
+    let _holder = Holder::of(database.to_str().unwrap(), "EXCLUSIVE");
+    let mut waiting = waiting.launch();
+    let id = waiting.process_id();
+    let is_listening = || (catches(id, Signal::TERM) && catches(id, Signal::INT)).then_some(());
+    eventually(Duration::from_secs(20), "it takes signals", is_listening).await;
+    waiting.signal(Signal::TERM);
+    waiting.signal(Signal::INT);
+    let status = waiting.wait_for_end(Duration::from_secs(20)).await;
+    assert_eq!(status.code(), Some(1));
+    let told = || waiting.log().contains("told twice to stop").then_some(());
+    eventually(Duration::from_secs(5), "it says so", told).await;
+    assert!(!waiting.log().contains("\"ready\""));
 }
