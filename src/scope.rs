@@ -177,12 +177,6 @@ impl ScopeSet {
     pub fn is_within(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(word, allowed)| word & !allowed == 0)
     }
-
-    /// Whether the two have a scope in common.
-    #[must_use]
-    pub fn meets(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).any(|(word, other)| word & other != 0)
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ pub struct Catalogue {
     policy: Policy,
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
-    strict: ScopeSet,
     expressions: RwLock<HashMap<Box<str>, Arc<Expression>>>,
 }
 
@@ -48,19 +47,15 @@ impl Catalogue {
                 .collect()
         };
         let closures = Closures::of(definitions.len(), &implied);
-        let mut strict = ScopeSet::empty(definitions.len());
         let mut entries = Vec::with_capacity(definitions.len());
         for (index, scope) in definitions.iter().enumerate() {
-            if scope.strict {
-                strict.insert(index);
-            }
             entries.push(Entry {
                 name: scope.name.clone(),
                 resolved: Resolved { index, strict: scope.strict, cost: scope.cost },
                 closure: closures.0[index].clone().unwrap_or_default(),
             });
         }
-        Ok(Self { policy, entries, by_name, strict, expressions: RwLock::default() })
+        Ok(Self { policy, entries, by_name, expressions: RwLock::default() })
     }
 
     /// The document.
@@ -101,12 +96,6 @@ impl Catalogue {
     #[must_use]
     pub fn index(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
-    }
-
-    /// Whether any scope of the set is strict.
-    #[must_use]
-    pub fn has_strict(&self, held: &ScopeSet) -> bool {
-        held.meets(&self.strict)
     }
 
     /// A required scope, parsed once and kept.
