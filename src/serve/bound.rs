@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io, net, os};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::time::{Instant, sleep};
@@ -159,9 +160,14 @@ impl Drop for SocketFile {
 /// reconnects at once. The machine may hold it lower (`net.core.somaxconn`).
 const BACKLOG: u32 = 1_024;
 
+/// What the kernel holds of answers that it has not sent yet. Without this it gathers 4 MiB for a peer that takes
+/// nothing, and asks for more only when a third of that has gone, which a slow peer takes minutes for.
+const UNSENT_BYTES_MAX: u32 = 16 * 1024;
+
 fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, Listen)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?; // each connection inherits it
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?;
     let address = listener.local_addr()?;

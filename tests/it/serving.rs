@@ -10,8 +10,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use latchkey::serve::{self, Bound, Limits, Protocol, Workers};
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -179,6 +179,56 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     assert!(nothing.is_err(), "it is not accepted, nor closed");
     drop(first);
     timeout(Duration::from_secs(1), third.read_u8()).await.expect("it is accepted now").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_of_a_large_answer_keeps_its_connection() {
+    let server = Server::start(Limits::default(), large_answer()).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap(); // else its kernel reads ahead for it
+    let mut slow = socket.connect(server.address).await.unwrap();
+    // With more to read the end of the connection is a reset, which takes back what the kernel holds.
+    slow.write_all(&GET_LARGE.repeat(2_000)).await.unwrap();
+    // 128 KiB a second, for twice as long as a piece of 16 KiB may take.
+    for step in 0..32 {
+        let read = slow.read_exact(&mut [0; 32 * 1024]).await;
+        assert!(read.is_ok(), "after {step} steps: {read:?}");
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_does_not_take_is_not_gathered_by_the_kernel() {
+    let server = Server::start(Limits::default(), large_answer()).await;
+    let idle = say(server.address, GET_LARGE).await;
+    let (mut held_bytes, since) = (0, now());
+    while let Some(held) = unsent_bytes(server.address, idle.local_addr().unwrap()) {
+        held_bytes = held_bytes.max(held);
+        assert!(since.elapsed() < Duration::from_secs(20), "it is ended");
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!((1..256 * 1024).contains(&held_bytes), "the kernel held {held_bytes} bytes");
+}
+
+const GET_LARGE: &[u8] = b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n";
+
+fn large_answer() -> Router {
+    Router::new().route("/large", get(async || vec![b'a'; 32 << 20]))
+}
+
+/// What the kernel holds for the peer of an IPv4 connection, which it has not confirmed; `None` when the connection
+/// has ended.
+fn unsent_bytes(here: SocketAddr, peer: SocketAddr) -> Option<u64> {
+    let ports = |line: &str| -> Option<(u16, u16, u64)> {
+        let port = |field: &str| u16::from_str_radix(field.rsplit(':').next()?, 16).ok();
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let queues = fields.get(4)?.split_once(':')?;
+        (*fields.get(3)? == "01").then_some(())?; // established
+        Some((port(fields[1])?, port(fields[2])?, u64::from_str_radix(queues.0, 16).ok()?))
+    };
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut rows = table.lines().filter_map(ports);
+    rows.find(|row| (row.0, row.1) == (here.port(), peer.port())).map(|row| row.2)
 }
 
 #[tokio::test]
