@@ -46,6 +46,7 @@ mod wire;
 mod count;
 mod frames;
 mod greeting;
+mod split;
 mod untaken;
 
 /// What can be served: any tower service over HTTP that is always ready, for it is not asked. A

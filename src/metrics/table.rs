@@ -152,7 +152,7 @@ metrics! {
         "Connections accepted.";
     CONNECTIONS_ENDED = Counter "latchkey_connections_ended_total", "latchkey.connections.ended",
         "{connection}", ["listener", "cause"],
-        "Connections that this side ended: of age, because the handshake took too long, because TLS was refused, because answers were not taken, or because frames flooded it.";
+        "Connections that this side ended: of age, because the handshake took too long, because TLS was refused, because answers were not taken, or because frames or TLS records flooded it.";
     TLS_CERTIFICATE_EXPIRY = Gauge "latchkey_tls_certificate_expiry_timestamp_seconds", "latchkey.tls.certificate.expiry",
         "s", ["listener"],
         "When the certificate in use expires, in seconds since the Unix epoch.";

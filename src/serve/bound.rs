@@ -16,6 +16,7 @@ use super::count::Counters;
 use super::listen::Listen;
 use super::peer::{Origin, Peer};
 use super::tls::Tls;
+use super::untaken::{Outlet, Untaken};
 
 /// A bound listener, not yet served. Dropping it closes it and removes its socket file.
 #[derive(Debug)]
@@ -226,14 +227,14 @@ impl Socket {
         Peer { origin, identity: None }
     }
 
-    /// Registers the socket with the runtime this is called on.
-    pub(super) fn open(self) -> io::Result<Box<dyn Stream>> {
+    /// Registers the socket with the runtime this is called on. `untaken` is of its connection.
+    pub(super) fn open(self, untaken: Untaken) -> io::Result<Box<dyn Stream>> {
         match self {
             Self::Tcp(stream, _) => {
                 stream.set_nodelay(true)?;
-                Ok(Box::new(TcpStream::from_std(stream)?))
+                Ok(Box::new(Outlet::new(TcpStream::from_std(stream)?, untaken)))
             }
-            Self::Unix(stream) => Ok(Box::new(UnixStream::from_std(stream)?)),
+            Self::Unix(stream) => Ok(Box::new(Outlet::new(UnixStream::from_std(stream)?, untaken))),
         }
     }
 }

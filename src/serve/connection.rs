@@ -68,10 +68,11 @@ pub(super) async fn serve<S: HttpService>(
 ) {
     let (limits, counters) = (&terms.limits, &terms.counters);
     let _open = counters.open.enter();
+    let untaken = Untaken::default();
     let mut limit = pin!(sleep(limits.handshake_timeout));
     let opened = select! {
         biased;
-        opened = open(socket, &terms) => opened,
+        opened = open(socket, &terms, untaken.clone()) => opened,
         () = &mut limit => return counters.handshake_timeouts.increment(),
         // No call has begun: the client finds another node, as those do who come from now on.
         _ = &mut told_to_leave => return,
@@ -79,10 +80,10 @@ pub(super) async fn serve<S: HttpService>(
     let Some(Opened { stream, peer, certified_for }) = opened else { return };
     let max_age = max_age.min(certified_for);
 
-    let (tap, calls, untaken) = (Tap::default(), Calls::default(), Untaken::default());
+    let (tap, calls) = (Tap::default(), Calls::default());
     let mut patience = Patience::new(untaken.clone(), limits.answer_timeout);
     let http = http_builder(terms.protocol, limits, calls.clone());
-    let wire = TokioIo::new(Wire::new(stream, tap.clone(), untaken.clone()));
+    let wire = TokioIo::new(Wire::new(stream, tap.clone()));
     let caller = peer.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
@@ -147,9 +148,9 @@ struct Opened {
 
 /// Registers the socket with this thread's runtime, and makes the TLS connection where there is to be
 /// one; `None` when nothing comes of it.
-async fn open(socket: Socket, terms: &Terms) -> Option<Opened> {
+async fn open(socket: Socket, terms: &Terms, untaken: Untaken) -> Option<Opened> {
     let mut peer = socket.peer();
-    let stream = socket.open().ok()?;
+    let stream = socket.open(untaken).ok()?;
     let Some(tls) = &terms.tls else {
         return Some(Opened { stream, peer, certified_for: Duration::MAX });
     };

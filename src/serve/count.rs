@@ -19,7 +19,7 @@ pub struct Counters {
     pub aged: Counter,
     /// Connections dropped because the peer did not take its answers in time.
     pub answer_timeouts: Counter,
-    /// Connections dropped because the peer sent too many frames that ask for nothing.
+    /// Connections dropped because the peer sent too many frames, or TLS records, that ask for nothing.
     pub floods: Counter,
 }
 

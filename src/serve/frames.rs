@@ -6,6 +6,8 @@
 
 use tokio::time::Instant;
 
+use super::split::Split;
+
 const HEADER_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -24,10 +26,7 @@ const PER_SECOND: u64 = 100;
 
 /// What the frames of a peer have come to.
 pub(super) struct Frames {
-    header: [u8; HEADER_BYTES],
-    filled: usize,
-    /// What is still to come of a payload.
-    payload_bytes: usize,
+    headers: Split<HEADER_BYTES>,
     /// The peer has acknowledged our SETTINGS.
     is_settled: bool,
     /// Frames that may still come, save for what was earned since `earned_at`.
@@ -37,17 +36,20 @@ pub(super) struct Frames {
     earned_at: Instant,
 }
 
-/// Too many frames that ask for nothing.
-#[derive(Debug, PartialEq, Eq)]
+/// Too many frames, or TLS records, that ask for nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer sends too much that asks for nothing")]
 pub(super) struct Flood;
+
+const fn payload_bytes([high, middle, low, ..]: [u8; HEADER_BYTES]) -> usize {
+    u32::from_be_bytes([0, high, middle, low]) as usize
+}
 
 impl Frames {
     /// Nothing after the preface was heard.
     pub(super) const fn new(now: Instant) -> Self {
         Self {
-            header: [0; HEADER_BYTES],
-            filled: 0,
-            payload_bytes: 0,
+            headers: Split::new(payload_bytes),
             is_settled: false,
             allowed: SAVED_MAX,
             calls: 0,
@@ -72,32 +74,21 @@ impl Frames {
         mut bytes: &[u8],
         now: impl Fn() -> Instant,
     ) -> Result<(), Flood> {
-        loop {
-            let skipped = self.payload_bytes.min(bytes.len());
-            self.payload_bytes -= skipped;
-            bytes = &bytes[skipped..];
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            let taken = bytes.len().min(HEADER_BYTES - self.filled);
-            let (header, rest) = bytes.split_at(taken);
-            self.header[self.filled..self.filled + taken].copy_from_slice(header);
-            self.filled += taken;
-            bytes = rest;
-            if self.filled == HEADER_BYTES {
-                self.filled = 0;
-                self.begin_frame(&now)?;
-            }
+        while let Some(header) = self.headers.next(&mut bytes) {
+            self.begin_frame(header, &now)?;
         }
+        Ok(())
     }
 
-    fn begin_frame(&mut self, now: impl Fn() -> Instant) -> Result<(), Flood> {
-        let [high, middle, low, kind, ..] = self.header;
-        self.payload_bytes = u32::from_be_bytes([0, high, middle, low]) as usize;
-        self.is_settled |= self.header == SETTINGS_ACK;
-        match kind {
+    fn begin_frame(
+        &mut self,
+        header: [u8; HEADER_BYTES],
+        now: impl Fn() -> Instant,
+    ) -> Result<(), Flood> {
+        self.is_settled |= header == SETTINGS_ACK;
+        match header[3] {
             HEADERS => self.calls += 1,
-            DATA if self.payload_bytes > 0 => {}
+            DATA if payload_bytes(header) > 0 => {}
             _ if self.allowed > 0 => self.allowed -= 1,
             _ => self.allowed = self.earned(now()).checked_sub(1).ok_or(Flood)?,
         }

@@ -18,6 +18,7 @@ pub use self::files::{TlsError, TlsFiles};
 
 use self::client::Client;
 use self::files::Checked;
+use self::records::{Records, Secured};
 use super::Protocol;
 use super::bound::Stream;
 use super::count::Counter;
@@ -25,6 +26,7 @@ use crate::clock::Timestamp;
 
 mod client;
 mod files;
+mod records;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -151,10 +153,11 @@ impl Tls {
             let in_use = self.0.in_use.read().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(&in_use.checked.config)
         };
-        let stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+        let accepting = TlsAcceptor::from(config).accept(Records::new(stream));
+        let stream = match accepting.into_fallible().await {
             Ok(stream) => stream,
-            Err((error, stream)) => {
-                let_read_why(stream).await;
+            Err((error, records)) => {
+                let_read_why(records.into_inner()).await;
                 return Err(error);
             }
         };
@@ -163,7 +166,7 @@ impl Tls {
             None => None,
             Some(certificate) => Some(Client::read(certificate).ok_or(io::ErrorKind::InvalidData)?),
         };
-        Ok((Box::new(stream), client))
+        Ok((Box::new(Secured(stream)), client))
     }
 
     /// How long a certificate with this expiry may still be used.

@@ -2,9 +2,12 @@
 //!
 //! A peer that gives no window, or does not read, leaves its answers in our memory, and hyper waits for it for
 //! ever. So each piece of an answer counts as untaken from when it is handed to hyper until it is written, and so
-//! does a socket that takes no more; a connection with anything untaken for too long is ended.
+//! does a socket that takes no more; a connection with anything untaken for too long is ended. The socket is asked
+//! below TLS, which takes what is small and gathers it.
 
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +16,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// Larger answers are handed over in pieces, so that a slow peer has time for each.
@@ -102,6 +107,80 @@ impl Patience {
             }
             self.timer = None;
         }
+    }
+}
+
+/// A socket, which is untaken while it takes no more. When it is dropped then, what the kernel holds for the peer goes
+/// as well; else it would be kept for minutes, by a connection that nobody counts.
+pub(super) struct Outlet<T: AsFd> {
+    socket: T,
+    untaken: Untaken,
+    blocked: Option<Begun>,
+}
+
+impl<T: AsFd> Drop for Outlet<T> {
+    fn drop(&mut self) {
+        if self.blocked.is_some() {
+            let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl<T: AsFd> Outlet<T> {
+    pub(super) const fn new(socket: T, untaken: Untaken) -> Self {
+        Self { socket, untaken, blocked: None }
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(_) => self.blocked = None,
+            Poll::Pending => {
+                let _ = self.blocked.get_or_insert_with(|| self.untaken.begin());
+            }
+        }
+        written
+    }
+}
+
+impl<T: AsyncRead + AsFd + Unpin> AsyncRead for Outlet<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + AsFd + Unpin> AsyncWrite for Outlet<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 

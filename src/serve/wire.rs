@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::frames::{Flood, Frames};
 use super::greeting::Greeting;
-use super::untaken::{Begun, Untaken};
 
 /// A connection's hold on its [`Wire`], which hyper owns. Both belong to one task.
 #[derive(Clone, Default)]
@@ -68,9 +67,6 @@ pub(super) struct Wire<T> {
     stream: T,
     tap: Tap,
     hearing: Hearing,
-    untaken: Untaken,
-    /// While the socket takes no more.
-    blocked: Option<Begun>,
     /// What is still to be written of the announcement; `None` before it is due.
     announcement: Option<&'static [u8]>,
     /// Nothing was written since the last flush, so that a frame can be put in.
@@ -86,10 +82,9 @@ enum Hearing {
 }
 
 impl<T> Wire<T> {
-    pub(super) fn new(stream: T, tap: Tap, untaken: Untaken) -> Self {
+    pub(super) fn new(stream: T, tap: Tap) -> Self {
         let hearing = Hearing::Greeting(Greeting::START);
-        let (blocked, announcement) = (None, None);
-        Self { stream, tap, hearing, untaken, blocked, announcement, is_between_frames: true }
+        Self { stream, tap, hearing, announcement: None, is_between_frames: true }
     }
 
     fn hear(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
@@ -116,19 +111,10 @@ impl<T> Wire<T> {
     }
 
     /// Notes what came of a write.
-    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+    const fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         self.is_between_frames = false;
-        match written {
-            Poll::Ready(Ok(bytes)) => {
-                self.blocked = None;
-                if let Hearing::Http2(frames) = &mut self.hearing {
-                    frames.wrote(*bytes);
-                }
-            }
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => {
-                let _ = self.blocked.get_or_insert_with(|| self.untaken.begin());
-            }
+        if let (Hearing::Http2(frames), Poll::Ready(Ok(bytes))) = (&mut self.hearing, written) {
+            frames.wrote(*bytes);
         }
     }
 }
@@ -150,13 +136,14 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// The error that ends the connection; the peer is told when that is possible at once.
-    fn flooded(&mut self, cx: &mut Context<'_>) -> io::Error {
+    /// Notes that the connection ends; the peer is told where that is possible at once.
+    fn flooded(&mut self, cx: &mut Context<'_>) {
         self.tap.0.is_flooded.store(true, Ordering::Relaxed);
-        if self.is_between_frames && !matches!(self.announcement, Some([_, ..])) {
+        let is_between_frames =
+            self.is_between_frames && !matches!(self.announcement, Some([_, ..]));
+        if is_between_frames && matches!(self.hearing, Hearing::Http2(_)) {
             let _ = Pin::new(&mut self.stream).poll_write(cx, &CALM_DOWN);
         }
-        io::Error::other("the peer sends too many frames that ask for nothing")
     }
 }
 
@@ -167,11 +154,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let heard = self.hear(&buf.filled()[before..]);
-        Poll::Ready(heard.map_err(|Flood| {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        let heard =
+            read.and_then(|()| self.hear(&buf.filled()[before..]).map_err(io::Error::other));
+        Poll::Ready(heard.inspect_err(|error| {
             buf.set_filled(before); // a read that fails brings nothing
-            self.flooded(cx)
+            if matches!(error.get_ref(), Some(cause) if cause.is::<Flood>()) {
+                self.flooded(cx);
+            }
         }))
     }
 }
@@ -232,7 +222,7 @@ mod tests {
 
         let (mut peer, stream) = duplex(64 * 1024);
         let tap = Tap::default();
-        let mut wire = Wire::new(stream, tap.clone(), Untaken::default());
+        let mut wire = Wire::new(stream, tap.clone());
         peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         peer.write_all(&PING.repeat(2_000)).await.unwrap();
         wire.read_to_end(&mut Vec::new()).await.unwrap_err();
