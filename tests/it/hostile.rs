@@ -1,26 +1,27 @@
 //! Peers that abuse the protocol, beside one that does not.
 //!
 //! `LATCHKEY_HOSTILE_SECONDS=20`, which `tests/hostile/run` sets, makes one attack after the other for so long and
-//! prints a table. Without it all of them are made at once, until each has been ended once, and nothing is
+//! prints a table; `LATCHKEY_HOSTILE_ATTACK` names the one to make. Without them all of them are made at once, until each has been ended once, and nothing is
 //! asserted that depends on how busy the machine is.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use latchkey::proto::v1::AuthorizeRequest;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use latchkey::proto::v1::authorization_service_client::AuthorizationServiceClient;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+use tonic::transport::Endpoint;
 
-use self::attacks::{Attack, End, Flood, Listener, Reads};
-use crate::support::frames::{GOAWAY, HEADERS, RST_STREAM};
+use self::attacker::{Target, once, stagger};
+use self::attacks::{Attack, Listener};
+use self::tls::Site;
 use crate::support::{Server, eventually};
 
+mod attacker;
 mod attacks;
+mod tls;
 
 /// Longer than any attack may last, on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,25 +31,26 @@ const MIB: u64 = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_attack_is_ended_and_good_calls_go_on() {
-    let Some(seconds) = campaign_seconds() else { return all_at_once().await };
-    campaign(Duration::from_secs(seconds)).await;
+    let Some(seconds) = told("LATCHKEY_HOSTILE_SECONDS") else { return all_at_once().await };
+    let span = Duration::from_secs(seconds.parse().unwrap());
+    campaign(span, told("LATCHKEY_HOSTILE_ATTACK")).await;
 }
 
 #[expect(clippy::print_stdout, reason = "what was measured is shown")]
 async fn all_at_once() {
-    let mut server = Server::start_dev().await;
-    let good = Good::begin(&server, 200);
-    let before = memory(&server);
+    let servers = Servers::start().await;
+    let (good, before) = (servers.good(Listener::Grpc, 100), servers.memory());
+    let good_over_tls = servers.good(Listener::TlsGrpc, 100);
     let mut attacks = JoinSet::new();
-    for attack in attacks::all() {
-        let address = address(&server, attack.listener);
+    for attack in servers.attacks() {
+        let target = servers.target(&attack);
         attacks.spawn(async move {
             let attack = Arc::new(attack);
             let ended = (0..attack.connections).map(|nth| {
-                let attack = Arc::clone(&attack);
+                let (attack, target) = (Arc::clone(&attack), target.clone());
                 async move {
                     stagger(nth).await;
-                    once(attack, address).await
+                    once(attack, target).await
                 }
             });
             let ended = futures_util::future::join_all(ended).await;
@@ -61,18 +63,19 @@ async fn all_at_once() {
     assert!(endless.is_empty(), "not ended: {endless:?}");
     // Twice what is promised for one attack at a time: here all are under way at once, and nothing is optimised. On a
     // busy machine more of them meet, and what they took is given back a little later.
-    let during = memory(&server);
+    let during = servers.memory();
     eventually(PATIENCE, "what the attacks took is given back", || {
-        let grown = memory(&server).saturating_sub(before) * 1024;
-        (grown < 128 * MIB).then_some(())
+        let mut grown = servers.memory().into_iter().zip(before);
+        grown.all(|(now, before)| now.saturating_sub(before) * 1024 < 128 * MIB).then_some(())
     })
     .await;
-    let latencies = good.end().await;
-    assert_eq!(latencies.failures, 0, "of {} good calls", latencies.sorted.len());
-    assert!(!latencies.sorted.is_empty());
-    assert!(server.ended().is_none(), "it lives");
-    println!("memory: {before} KiB before, {during} KiB after the attacks");
-    assert_eq!(server.stop().await.code(), Some(0));
+    for good in [good, good_over_tls] {
+        let latencies = good.end().await;
+        assert_eq!(latencies.failures, 0, "of {} good calls", latencies.sorted.len());
+        assert!(!latencies.sorted.is_empty());
+    }
+    println!("memory: {before:?} KiB before, {during:?} KiB after the attacks");
+    servers.stop().await;
 }
 
 // === The long form ===
@@ -84,55 +87,50 @@ struct Row {
     before_kib: u64,
     peak_kib: u64,
     after_kib: u64,
-    connections: usize,
     longest: Duration,
 }
 
 #[expect(clippy::print_stdout, reason = "this is what a campaign is for")]
-async fn campaign(span: Duration) {
-    let mut server = Server::start_dev().await;
+async fn campaign(span: Duration, name: Option<String>) {
+    let servers = Servers::start().await;
+    let mut attacks = servers.attacks();
+    attacks.retain(|attack| name.as_deref().is_none_or(|name| attack.name == name));
+    let names: Vec<_> = servers.attacks().iter().map(|attack| attack.name).collect();
+    assert!(!attacks.is_empty(), "no attack of that name; there are:\n{}", names.join("\n"));
+    // A process that has served nobody yet grows with its first connections, whatever they do.
+    for attack in servers.attacks() {
+        if ["rapid reset", "TLS: handshakes made and left"].contains(&attack.name) {
+            attack_for(&servers, attack, Duration::from_secs(2)).await;
+        }
+    }
     let mut missed = vec![];
-    println!(
-        "{:32} {:>6} {:>5} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8}",
-        "attack",
-        "good",
-        "fail",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-        "before",
-        "peak",
-        "after",
-        "conns",
-        "ended s"
-    );
-    for attack in attacks::all() {
-        let row = attack_for(&server, attack, span).await;
-        assert!(server.ended().is_none(), "{}: the process has ended", row.name);
+    println!("| attack | good | failed | p50 ms | p99 ms | peak less before | ended after s |");
+    println!("|---|---|---|---|---|---|---|");
+    for attack in attacks {
+        let row = attack_for(&servers, attack, span).await;
         println!("{}", row.line());
         missed.extend(row.missed());
     }
-    assert_eq!(server.stop().await.code(), Some(0));
+    servers.stop().await;
     assert!(missed.is_empty(), "limits were missed:\n{}", missed.join("\n"));
     println!("all limits were kept");
 }
 
-async fn attack_for(server: &Server, attack: Attack, span: Duration) -> Row {
-    let before_kib = memory(server);
-    let good = Good::begin(server, 1_000);
+async fn attack_for(servers: &Servers, attack: Attack, span: Duration) -> Row {
+    let (listener, target) = (attack.listener, servers.target(&attack));
+    let before_kib = memory(servers.server(listener));
+    let good = servers.good(listener, 1_000);
     let (attack, until) = (Arc::new(attack), now() + span);
-    let (longest, count) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
-    let address = address(server, attack.listener);
+    let longest = Arc::new(AtomicU64::new(0));
     let mut attackers = JoinSet::new();
     for nth in 0..attack.connections {
-        let (attack, longest, count) =
-            (Arc::clone(&attack), Arc::clone(&longest), Arc::clone(&count));
+        let (attack, target) = (Arc::clone(&attack), target.clone());
+        let longest = Arc::clone(&longest);
         attackers.spawn(async move {
             stagger(nth).await;
             while now() < until {
-                let lasted = once(Arc::clone(&attack), address).await;
+                let lasted = once(Arc::clone(&attack), target.clone()).await;
                 longest.fetch_max(u64::try_from(lasted.as_millis()).unwrap(), Ordering::Relaxed);
-                count.fetch_add(1, Ordering::Relaxed);
                 // Somebody far away takes this long to connect anew.
                 sleep(Duration::from_millis(10)).await;
             }
@@ -140,44 +138,35 @@ async fn attack_for(server: &Server, attack: Attack, span: Duration) -> Row {
     }
     let mut peak_kib = before_kib;
     while now() < until {
-        peak_kib = peak_kib.max(memory(server));
+        peak_kib = peak_kib.max(memory(servers.server(listener)));
         sleep(Duration::from_millis(100)).await;
     }
     let good = good.end().await;
     while attackers.join_next().await.is_some() {}
     let settled = now() + Duration::from_secs(10);
-    let mut after_kib = memory(server);
+    let mut after_kib = memory(servers.server(listener));
     while after_kib > before_kib + 16 * 1024 && now() < settled {
         sleep(Duration::from_millis(100)).await;
-        after_kib = memory(server);
+        after_kib = memory(servers.server(listener));
     }
-    Row {
-        name: attack.name,
-        good,
-        before_kib,
-        peak_kib,
-        after_kib,
-        connections: count.load(Ordering::Relaxed),
-        longest: Duration::from_millis(longest.load(Ordering::Relaxed)),
-    }
+    let longest = Duration::from_millis(longest.load(Ordering::Relaxed));
+    Row { name: attack.name, good, before_kib, peak_kib, after_kib, longest }
 }
 
 impl Row {
+    /// As the table in `docs/limits.md` has it.
     fn line(&self) -> String {
-        let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
         let ms = |at: Duration| format!("{:.2}", at.as_secs_f64() * 1_000.0);
         let Latencies { sorted, failures } = &self.good;
+        let grown = self.peak_kib.saturating_sub(self.before_kib);
         format!(
-            "{:32} {:>6} {failures:>5} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8.2}",
+            "| {} | {} | {failures} | {} | {} | {}.{} | {:.2} |",
             self.name,
             sorted.len(),
             ms(self.good.at(50)),
             ms(self.good.at(99)),
-            ms(self.good.at(100)),
-            mib(self.before_kib),
-            mib(self.peak_kib),
-            mib(self.after_kib),
-            self.connections,
+            grown / 1024,
+            grown % 1024 * 10 / 1024,
             self.longest.as_secs_f64(),
         )
     }
@@ -201,89 +190,9 @@ impl Row {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where the tests are told how long")]
-fn campaign_seconds() -> Option<u64> {
-    std::env::var("LATCHKEY_HOSTILE_SECONDS").ok().map(|seconds| seconds.parse().unwrap())
-}
-
-// === An attacker ===
-
-/// A kernel whose queue of the listener is full drops connections that their makers take for open.
-async fn stagger(nth: usize) {
-    sleep(Duration::from_millis(2) * u32::try_from(nth).unwrap()).await;
-}
-
-/// Attacks over one connection; how long until it was ended, `PATIENCE` at most.
-async fn once(attack: Arc<Attack>, address: SocketAddr) -> Duration {
-    let Ok(stream) = TcpStream::connect(address).await else { return Duration::ZERO };
-    let since = now();
-    stream.set_nodelay(true).unwrap();
-    let (reader, writer) = stream.into_split();
-    let ended = async {
-        tokio::select! {
-            () = listen(reader, attack.reads, attack.end) => {}
-            () = send(&attack, writer) => {}
-        }
-    };
-    let _ = timeout(PATIENCE, ended).await;
-    since.elapsed()
-}
-
-/// Returns when the other side has gone.
-async fn send(attack: &Attack, mut writer: OwnedWriteHalf) {
-    if writer.write_all(&attack.opening).await.is_err() {
-        return;
-    }
-    match &attack.flood {
-        Flood::Silence => {}
-        Flood::Same(bytes) => while writer.write_all(bytes).await.is_ok() {},
-        Flood::Streams(make) => {
-            for call in 1.. {
-                if writer.write_all(&make(2 * call - 1)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        Flood::Drip(bytes) => {
-            for byte in bytes.iter().cycle() {
-                if writer.write_all(&[*byte]).await.is_err() {
-                    return;
-                }
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    std::future::pending::<()>().await;
-}
-
-/// Returns at the end of the stream; or, if it is that which is waited for, at the answer to the call.
-async fn listen(mut reader: OwnedReadHalf, reads: Reads, end: End) {
-    if reads == Reads::Nothing {
-        return until_gone(reader).await;
-    }
-    if end == End::Closed {
-        let mut buffer = vec![0; 64 * 1024];
-        while matches!(reader.read(&mut buffer).await, Ok(1..)) {}
-        return;
-    }
-    let mut header = [0; 9];
-    while reader.read_exact(&mut header).await.is_ok() {
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
-        let mut payload = vec![0; length as usize];
-        if reader.read_exact(&mut payload).await.is_err() {
-            return;
-        }
-        if [HEADERS, RST_STREAM, GOAWAY].contains(&header[3]) {
-            return;
-        }
-    }
-}
-
-/// Waits for the end of a connection from which nothing is read, as its kernel knows it.
-async fn until_gone(reader: OwnedReadHalf) {
-    while reader.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
-        sleep(Duration::from_millis(20)).await;
-    }
+#[expect(clippy::disallowed_methods, reason = "the one place where this is told what to do")]
+fn told(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 // === The good client ===
@@ -300,13 +209,12 @@ struct Latencies {
 }
 
 impl Good {
-    fn begin(server: &Server, per_second: u32) -> Self {
-        let (grpc, token) = (server.grpc(), server.live_key());
+    fn begin(endpoint: Endpoint, token: String, per_second: u32) -> Self {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(call_until(grpc, token, per_second, stopped))
+            runtime.block_on(call_until(endpoint, token, per_second, stopped))
         });
         Self { stop, thread }
     }
@@ -319,16 +227,12 @@ impl Good {
 
 /// A call is late from when it was due, not from when it was sent.
 async fn call_until(
-    grpc: SocketAddr,
+    endpoint: Endpoint,
     token: String,
     per_second: u32,
     mut stopped: tokio::sync::oneshot::Receiver<()>,
 ) -> Latencies {
-    let client =
-        latchkey::proto::v1::authorization_service_client::AuthorizationServiceClient::connect(
-            format!("http://{grpc}"),
-        );
-    let client = client.await.unwrap();
+    let client = AuthorizationServiceClient::new(endpoint.connect().await.unwrap());
     let mut pace = tokio::time::interval(Duration::from_secs(1) / per_second);
     let mut calls = JoinSet::new();
     let (mut sorted, mut failures) = (vec![], 0);
@@ -367,11 +271,62 @@ impl Latencies {
 
 // === The server ===
 
-fn address(server: &Server, listener: Listener) -> SocketAddr {
-    match listener {
-        Listener::Grpc => server.grpc(),
-        Listener::Http => server.http(),
-        Listener::Operations => server.operations(),
+/// One in plaintext, one with TLS.
+struct Servers {
+    plain: Server,
+    site: Site,
+}
+
+impl Servers {
+    async fn start() -> Self {
+        Self { plain: Server::start_dev().await, site: Site::start().await }
+    }
+
+    fn attacks(&self) -> Vec<Attack> {
+        attacks::plain().into_iter().chain(self.site.attacks()).collect()
+    }
+
+    fn server(&self, listener: Listener) -> &Server {
+        match listener {
+            Listener::Grpc | Listener::Http | Listener::Operations => &self.plain,
+            Listener::TlsGrpc | Listener::TlsHttp | Listener::TlsOperations => &self.site.server,
+        }
+    }
+
+    fn target(&self, attack: &Attack) -> Target {
+        let server = self.server(attack.listener);
+        let address = match attack.listener {
+            Listener::Grpc | Listener::TlsGrpc => server.grpc(),
+            Listener::Http | Listener::TlsHttp => server.http(),
+            Listener::Operations | Listener::TlsOperations => server.operations(),
+        };
+        Target { address, tls: self.site.client(attack.wrap) }
+    }
+
+    /// Good calls to the server of this listener.
+    fn good(&self, listener: Listener, per_second: u32) -> Good {
+        let (endpoint, live_key) = match listener {
+            Listener::Grpc | Listener::Http | Listener::Operations => {
+                let address = format!("http://{}", self.plain.grpc());
+                (Endpoint::from_shared(address).unwrap(), self.plain.live_key())
+            }
+            Listener::TlsGrpc | Listener::TlsHttp | Listener::TlsOperations => {
+                (self.site.endpoint(), self.site.live_key.clone())
+            }
+        };
+        Good::begin(endpoint, live_key, per_second)
+    }
+
+    fn memory(&self) -> [u64; 2] {
+        [memory(&self.plain), memory(&self.site.server)]
+    }
+
+    /// They live, and end as they should.
+    async fn stop(mut self) {
+        for server in [&mut self.plain, &mut self.site.server] {
+            assert!(server.ended().is_none(), "it lives");
+            assert_eq!(server.stop().await.code(), Some(0));
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod dice;
 mod disk;
 mod faulty;
 pub(crate) mod frames;
+pub(crate) mod pki;
 mod server;
 
 pub(crate) use client::{Authed, Caller, message_of, reason_of};

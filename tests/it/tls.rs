@@ -7,12 +7,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use self::pki::{Authority, Wish, write};
 use self::site::{LISTENERS, Site};
 use crate::support::eventually;
+use crate::support::pki::{Authority, Wish, write};
 
 mod command_line;
-mod pki;
 mod reload;
 mod site;
 

@@ -2,6 +2,7 @@
 
 use latchkey::proto::v1::AuthorizeRequest;
 use prost::Message as _;
+use tokio_rustls::rustls::ClientConnection;
 
 use crate::support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM,
@@ -18,6 +19,22 @@ pub(super) enum Listener {
     Grpc,
     Http,
     Operations,
+    TlsGrpc,
+    /// It asks for a client certificate.
+    TlsHttp,
+    TlsOperations,
+}
+
+/// What the bytes of an attack are wrapped in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrap {
+    Bare,
+    Tls12,
+    Tls13,
+    /// With a client certificate, and a hundred that could be its issuer's.
+    Namesakes,
+    /// With a client certificate, and a megabyte of others.
+    Oversized,
 }
 
 /// How an attack ends.
@@ -33,6 +50,7 @@ pub(super) enum End {
 pub(super) struct Attack {
     pub(super) name: &'static str,
     pub(super) listener: Listener,
+    pub(super) wrap: Wrap,
     pub(super) end: End,
     /// Connections at once.
     pub(super) connections: usize,
@@ -52,7 +70,14 @@ pub(super) enum Flood {
     Streams(fn(u32) -> Vec<u8>),
     /// One byte each 100 ms.
     Drip(Vec<u8>),
+    /// TLS records made for the session.
+    Records(fn(ClientConnection) -> Records),
+    /// Nothing more: the sender goes.
+    Leave,
 }
+
+/// Makes the next records.
+pub(super) type Records = Box<dyn FnMut() -> Vec<u8> + Send>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reads {
@@ -60,14 +85,16 @@ pub(super) enum Reads {
     Nothing,
 }
 
-pub(super) fn all() -> Vec<Attack> {
+/// Those on listeners that serve plaintext.
+pub(super) fn plain() -> Vec<Attack> {
     [of_frames(), of_silence(), of_size(), over_http1()].into_iter().flatten().collect()
 }
 
-const fn closed(name: &'static str, opening: Vec<u8>, flood: Flood) -> Attack {
+pub(super) const fn closed(name: &'static str, opening: Vec<u8>, flood: Flood) -> Attack {
     Attack {
         name,
         listener: Listener::Grpc,
+        wrap: Wrap::Bare,
         end: End::Closed,
         connections: 4,
         opening,
@@ -119,7 +146,7 @@ fn of_frames() -> Vec<Attack> {
     ]
 }
 
-fn reset_at_once(stream: u32) -> Vec<u8> {
+pub(super) fn reset_at_once(stream: u32) -> Vec<u8> {
     let cancel = 8_u32.to_be_bytes();
     [
         frame(HEADERS, END_HEADERS, stream, &call_headers(AUTHORIZE)),
@@ -137,6 +164,7 @@ fn of_silence() -> Vec<Attack> {
     };
     let calls: Vec<u8> = (0..200).flat_map(|call| question(2 * call + 1)).collect();
     let window = |bytes| [opening(Some((INITIAL_WINDOW_SIZE, bytes))), calls.clone()].concat();
+    let no_window_for_http = [opening(Some((INITIAL_WINDOW_SIZE, 0))), gets("/none", 200)].concat();
     let unacknowledged = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     vec![
         silent("half-open: nothing said", vec![], 334),
@@ -147,7 +175,7 @@ fn of_silence() -> Vec<Attack> {
         Attack {
             listener: Listener::Http,
             reads: Reads::Everything,
-            ..silent("window of 0, http", zero_window_of_http(), 4)
+            ..silent("window of 0, http", no_window_for_http, 4)
         },
         Attack {
             reads: Reads::Nothing,
@@ -157,17 +185,16 @@ fn of_silence() -> Vec<Attack> {
     ]
 }
 
-fn zero_window_of_http() -> Vec<u8> {
-    let headers =
-        [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/none")];
+/// So many calls to this path.
+pub(super) fn gets(path: &str, calls: u32) -> Vec<u8> {
+    let headers = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", path)];
     let headers: Vec<u8> = headers.iter().flat_map(|(name, value)| header(name, value)).collect();
     let flags = END_HEADERS | END_STREAM;
-    let calls = (0..200).flat_map(|call| frame(HEADERS, flags, 2 * call + 1, &headers));
-    opening(Some((INITIAL_WINDOW_SIZE, 0))).into_iter().chain(calls).collect()
+    (0..calls).flat_map(|call| frame(HEADERS, flags, 2 * call + 1, &headers)).collect()
 }
 
 /// `Authorize` for a token that nobody has: an answer of some hundred bytes.
-fn question(stream: u32) -> Vec<u8> {
+pub(super) fn question(stream: u32) -> Vec<u8> {
     let question = AuthorizeRequest {
         token: "hm_live_0000000000000000000000000000002dlYSp".into(),
         required_scope: "memory:read".into(),

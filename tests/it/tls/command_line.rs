@@ -1,8 +1,8 @@
 //! The administrator's command line over TLS: whom it trusts, what it shows, and what it says when that fails.
 
-use super::pki::{Authority, write};
 use super::site::{Builder, Site};
 use crate::cli::{Ended, Run};
+use crate::support::pki::{Authority, write};
 
 impl Site {
     /// Runs `latchkey account list` at this address, with these flags.

@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
-use super::pki::{Authority, Signed, Wish, write};
 use super::site::{LISTENERS, Site, bundle};
 use crate::support::eventually;
+use crate::support::pki::{Authority, Signed, Wish, write};
 
 const TAKEN: &str = "took the changed certificates";
 const NOT_TAKEN: &str = "the changed certificates are not taken";

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
-use super::pki::{Authority, Signed, write};
+use crate::support::pki::{Authority, Signed, write};
 use crate::support::{Folder, Server, tools_path};
 
 pub(super) const LISTENERS: [&str; 3] = ["grpc", "http", "operations"];

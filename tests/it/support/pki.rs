@@ -12,25 +12,25 @@ use rcgen::{
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// Signs certificates.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
-pub(super) struct Signed {
-    pub(super) certificate: String,
-    pub(super) key: String,
-    pub(super) der: CertificateDer<'static>,
+pub(crate) struct Signed {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+    pub(crate) der: CertificateDer<'static>,
 }
 
 /// What a certificate is to say.
 #[derive(Clone)]
-pub(super) struct Wish(CertificateParams);
+pub(crate) struct Wish(CertificateParams);
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self::with(name, |_| {})
     }
 
-    pub(super) fn expired(name: &str) -> Self {
+    pub(crate) fn expired(name: &str) -> Self {
         Self::with(name, |params| params.not_after = date_time_ymd(2001, 1, 1))
     }
 
@@ -43,40 +43,40 @@ impl Authority {
     }
 
     /// An authority that this one vouches for.
-    pub(super) fn intermediate(&self, name: &str) -> Self {
+    pub(crate) fn intermediate(&self, name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap())
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
-    pub(super) fn der(&self) -> CertificateDer<'static> {
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
         self.0.der().clone()
     }
 
-    pub(super) fn sign(&self, wish: &Wish) -> Signed {
+    pub(crate) fn sign(&self, wish: &Wish) -> Signed {
         let key = KeyPair::generate().unwrap();
         let signed = wish.0.signed_by(&key, &self.0).unwrap();
         Signed { certificate: signed.pem(), key: key.serialize_pem(), der: signed.der().clone() }
     }
 
     /// A server's, for 127.0.0.1 and localhost.
-    pub(super) fn server(&self) -> Signed {
+    pub(crate) fn server(&self) -> Signed {
         self.sign(&Wish::server())
     }
 
     /// A client's, with this URI.
-    pub(super) fn client(&self, uri: &str) -> Signed {
+    pub(crate) fn client(&self, uri: &str) -> Signed {
         self.sign(&Wish::client(&[SanType::URI(uri.try_into().unwrap())]))
     }
 }
 
 impl Wish {
-    pub(super) fn server() -> Self {
+    pub(crate) fn server() -> Self {
         let names = [
             SanType::DnsName("localhost".try_into().unwrap()),
             SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -84,7 +84,7 @@ impl Wish {
         Self::of("a server", &names, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    pub(super) fn client(names: &[SanType]) -> Self {
+    pub(crate) fn client(names: &[SanType]) -> Self {
         Self::of("a client", names, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
@@ -96,17 +96,17 @@ impl Wish {
         Self(params)
     }
 
-    pub(super) fn expired(mut self) -> Self {
+    pub(crate) fn expired(mut self) -> Self {
         self.0.not_after = date_time_ymd(2001, 1, 1);
         self
     }
 
-    pub(super) fn not_yet_valid(mut self) -> Self {
+    pub(crate) fn not_yet_valid(mut self) -> Self {
         self.0.not_before = date_time_ymd(2999, 1, 1);
         self
     }
 
-    pub(super) fn until(mut self, instant: Timestamp) -> Self {
+    pub(crate) fn until(mut self, instant: Timestamp) -> Self {
         let seconds = instant.since(Timestamp::EPOCH).as_secs();
         self.0.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
         self
@@ -115,7 +115,7 @@ impl Wish {
 
 impl Signed {
     /// Writes both to files whose names begin so; the paths.
-    pub(super) fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let certificate = write(folder, &format!("{name}.crt"), &self.certificate);
         let key = write(folder, &format!("{name}.key"), &self.key);
         (certificate, key)
@@ -123,7 +123,7 @@ impl Signed {
 }
 
 /// Writes a file so that nobody ever sees a part of it, and so that others may not read it.
-pub(super) fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let (path, beside) = (folder.join(name), folder.join(format!(".{name}.new")));
     std::fs::write(&beside, text).unwrap();
