@@ -12,12 +12,15 @@ use axum::{Extension, Router};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, ORIGIN};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use tokio::sync::Semaphore;
 
 use super::problem;
 use crate::metrics::text;
 use crate::serve::{Origin, Peer};
 use crate::telemetry::{LogLevels, Scrape};
 
+/// The most answers of `/metrics` that are written at once; a machine asks one at a time.
+const SCRAPES_MAX: usize = 2;
 /// The most bytes of a new log level, and how long they may take to arrive.
 const LEVEL_BYTES_MAX: usize = 1_024;
 const LEVEL_TIME_MAX: Duration = Duration::from_secs(5);
@@ -69,10 +72,11 @@ pub(super) fn router(parts: Operations) -> Router {
             set_level(&changed, peer, &headers, body).await
         },
     );
+    let places = Arc::new(Semaphore::new(SCRAPES_MAX));
     Router::new()
         .route("/livez", get(|| async { text(StatusCode::OK, "alive") }))
         .route("/readyz", get(async move || ready(&checks())))
-        .route("/metrics", get(async move || metrics(scrape).await))
+        .route("/metrics", get(async move || metrics(scrape, places).await))
         .route("/log-level", level)
 }
 
@@ -97,10 +101,13 @@ fn ready(checks: &[Check]) -> Response {
     text(status, &lines)
 }
 
-/// Not on the thread that decisions are made on: there is some adding up to do.
-async fn metrics(scrape: Scrape) -> Response {
-    match tokio::task::spawn_blocking(move || text::write(&scrape())).await {
-        Ok(lines) => answer(StatusCode::OK, text::CONTENT_TYPE, lines),
+/// Not on the thread that decisions are made on: there is some adding up to do. Each at once is a thread more, with a
+/// megabyte of its own.
+async fn metrics(scrape: Scrape, places: Arc<Semaphore>) -> Response {
+    let place = places.acquire_owned().await;
+    let written = tokio::task::spawn_blocking(move || (text::write(&scrape()), place)).await;
+    match written {
+        Ok((lines, _place)) => answer(StatusCode::OK, text::CONTENT_TYPE, lines),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "internal error"),
     }
 }
