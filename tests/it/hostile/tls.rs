@@ -188,6 +188,7 @@ fn beneath_the_data() -> Vec<Attack> {
         records(Wrap::Tls13, "TLS: warnings", warnings),
         records(Wrap::Tls13, "TLS: empty records", empty_records),
         records(Wrap::Tls13, "TLS: key updates", |session| key_updates(session, vec![])),
+        records(Wrap::Tls13, "TLS: empty records amid calls", empty_records_amid_calls),
         records(Wrap::Tls13, "TLS: key updates amid data", |session| {
             key_updates(session, frame(PING, 0, 0, b"12345678"))
         }),
@@ -226,6 +227,22 @@ fn warnings(session: ClientConnection) -> Records {
 
 fn empty_records(session: ClientConnection) -> Records {
     Sealer::of(session).again_and_again(ContentType::ApplicationData, vec![])
+}
+
+/// Calls that nothing is wrong with, a byte at a time. rustls bears with 32 empty records in a row.
+fn empty_records_amid_calls(session: ClientConnection) -> Records {
+    let mut sealer = Sealer::of(session);
+    let mut calls = (0..).map(|call| question(2 * call + 1));
+    Box::new(move || {
+        let mut records = vec![];
+        for byte in calls.next().unwrap() {
+            for _ in 0..30 {
+                records.extend(sealer.seal(ContentType::ApplicationData, &[]));
+            }
+            records.extend(sealer.seal(ContentType::ApplicationData, &[byte]));
+        }
+        records
+    })
 }
 
 /// Key updates, with a byte of this between them, if there is any.
