@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::select;
 use tokio::sync::oneshot;
+use tokio::task::unconstrained;
 use tokio::time::sleep;
 
 use super::bound::{Socket, Stream};
@@ -98,6 +99,8 @@ pub(super) async fn serve<S: HttpService>(
     let mut seat = Some(seat);
     let mut phase = Phase::Greeting;
     loop {
+        // The connection may use up the turn that tokio allows a task, each time that it is polled: what stands after
+        // it is looked at all the same.
         select! {
             biased;
             ended = &mut connection => {
@@ -106,17 +109,17 @@ pub(super) async fn serve<S: HttpService>(
                 }
                 return ended.unwrap_or_else(|error| tracing::debug!(%peer, error, "connection ended"));
             }
-            () = patience.ends() => return counters.answer_timeouts.increment(),
+            () = unconstrained(patience.ends()) => return counters.answer_timeouts.increment(),
             () = tap.greeted(), if phase == Phase::Greeting => {
                 phase = Phase::Serving;
                 limit.set(sleep(max_age));
             }
-            _ = &mut told_to_leave, if !phase.is_shutdown() => {
+            _ = unconstrained(&mut told_to_leave), if !phase.is_shutdown() => {
                 phase = Phase::Announced(Cause::Shutdown);
                 tap.announce_leaving();
                 limit.set(sleep(limits.goaway_notice));
             }
-            () = &mut limit => match phase {
+            () = unconstrained(&mut limit) => match phase {
                 Phase::Greeting => return counters.handshake_timeouts.increment(),
                 Phase::Serving => {
                     phase = Phase::Announced(Cause::Age);

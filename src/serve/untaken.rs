@@ -23,6 +23,10 @@ use tokio::time::{Sleep, sleep};
 /// Larger answers are handed over in pieces, so that a slow peer has time for each.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
 
+/// A socket that took no more must take so much before it counts as one that takes: a kernel whose program does not read
+/// makes room for a little at times.
+const STEP_BYTES: usize = 8 * 1024;
+
 /// What one connection has untaken, by the turn in which it was handed over: this or the one before. All that
 /// use it belong to one thread.
 #[derive(Clone, Default)]
@@ -115,7 +119,13 @@ impl Patience {
 pub(super) struct Outlet<T: AsFd> {
     socket: T,
     untaken: Untaken,
-    blocked: Option<Begun>,
+    blocked: Option<Blocked>,
+}
+
+/// A socket takes no more, or has taken no more than this since.
+struct Blocked {
+    taken_bytes: usize,
+    _begun: Begun,
 }
 
 impl<T: AsFd> Drop for Outlet<T> {
@@ -132,11 +142,17 @@ impl<T: AsFd> Outlet<T> {
     }
 
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(_) => self.blocked = None,
-            Poll::Pending => {
-                let _ = self.blocked.get_or_insert_with(|| self.untaken.begin());
+        match (&written, &mut self.blocked) {
+            (Poll::Ready(Ok(bytes)), Some(blocked)) => {
+                blocked.taken_bytes += bytes;
+                if blocked.taken_bytes >= STEP_BYTES {
+                    self.blocked = None;
+                }
             }
+            (Poll::Pending, None) => {
+                self.blocked = Some(Blocked { taken_bytes: 0, _begun: self.untaken.begin() });
+            }
+            (Poll::Pending, Some(_)) | (Poll::Ready(_), _) => {}
         }
         written
     }
@@ -175,7 +191,9 @@ impl<T: AsyncWrite + AsFd + Unpin> AsyncWrite for Outlet<T> {
         self.socket.is_write_vectored()
     }
 
+    /// Comes when all was written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.blocked = None;
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
