@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::AccountId;
-use crate::cache::{Cache, Found, KeyView, View};
+use crate::cache::{Cache, Found, View};
 use crate::clock::Clock;
-use crate::decision::{Ask, Decision, Denial, Requirement, decide};
+use crate::decision::{Ask, Decision, Denial, Identity, Requirement, decide};
 use crate::error::{Error, Reason};
 use crate::feed::{Feed, not_ready};
 use crate::key::KeyId;
 use crate::metrics::Lookup;
+use crate::policy::routes::{Answer, Needs, Target};
 use crate::revision::Position;
 use crate::scope::expression::Expression;
 use crate::token::{self, Digest, Environment, Prefix};
@@ -63,6 +64,18 @@ pub enum Required<'a> {
     Scope(&'a str),
     /// Nothing but a valid key.
     AuthenticateOnly,
+    /// What the policy's rules say of it.
+    ByRules(&'a Target<'a>),
+}
+
+/// What a request needs, once the policy was asked.
+struct Needed {
+    /// `None` means that any valid key will do.
+    scope: Option<Arc<Expression>>,
+    environment: Option<Environment>,
+    cost: Option<u32>,
+    /// Where a rule said so: its name, and whether it is only observed.
+    rule: Option<(Arc<str>, bool)>,
 }
 
 /// What one look at the cache gave.
@@ -130,32 +143,29 @@ impl Authorizer {
                 {
                     return Ok(Looked::Behind);
                 }
-                let needed = match question.required {
-                    Required::Scope(text) => Some(
-                        view.catalogue()
-                            .expression(text)
-                            .map_err(|error| Error::invalid("required_scope", error.to_string()))?,
-                    ),
-                    Required::AuthenticateOnly => None,
+                let needed = match needed(question, view)? {
+                    Ok(needed) => needed,
+                    Err(decision) => return Ok(Looked::Decided(Box::new(decision))),
                 };
                 let digest = match self.digest(&question.credential, view) {
                     Ok(digest) => digest,
-                    Err(denial) => return Ok(denied(denial, needed, view)),
+                    Err(denial) => return Ok(decided(Err(denial), None, needed, view)),
                 };
                 match view.find(&digest) {
                     Found::Key(key) => {
                         let requirement = needed
+                            .scope
                             .as_deref()
                             .map_or(Requirement::AuthenticateOnly, Requirement::Scope);
                         let ask = Ask {
                             requirement,
                             client_address: question.client_address,
-                            environment: question.environment,
+                            environment: needed.environment,
                         };
                         let verdict = decide(&key.facts(), &ask, now);
-                        Ok(decided(verdict, &key, needed, question.cost, view))
+                        Ok(decided(verdict, Some(key.identity()), needed, view))
                     }
-                    Found::Absent => Ok(denied(Denial::UnknownKey, needed, view)),
+                    Found::Absent => Ok(decided(Err(Denial::UnknownKey), None, needed, view)),
                     Found::Miss | Found::Doubtful => Ok(Looked::Miss(digest)),
                 }
             })
@@ -182,10 +192,12 @@ impl Authorizer {
 
 /// What the cache knew of the key of a decision that waited for nothing.
 const fn lookup_of(decision: &Decision) -> Lookup {
-    match (&decision.identity, decision.denial) {
-        (Some(_), _) => Lookup::Hit,
-        (None, Some(Denial::UnknownKey)) => Lookup::Negative,
-        (None, _) => Lookup::None,
+    match (&decision.identity, decision.denial, decision.observed) {
+        (Some(_), _, _) => Lookup::Hit,
+        (None, Some(Denial::UnknownKey), _) | (None, _, Some(Denial::UnknownKey)) => {
+            Lookup::Negative
+        }
+        (None, _, _) => Lookup::None,
     }
 }
 
@@ -202,30 +214,73 @@ fn is_reached(wanted: Position, view: &View<'_>) -> Result<bool, Error> {
     Ok(wanted.n <= applied.n)
 }
 
-fn denied(denial: Denial, needed: Option<Arc<Expression>>, view: &View<'_>) -> Looked {
-    Looked::Decided(Box::new(Decision {
-        denial: Some(denial),
+/// What the request needs; or the decision, where that does not depend on a key.
+fn needed(question: &Question<'_>, view: &View<'_>) -> Result<Result<Needed, Decision>, Error> {
+    let of_question = |scope| {
+        let (environment, cost) = (question.environment, question.cost);
+        Ok(Ok(Needed { scope, environment, cost, rule: None }))
+    };
+    let target = match question.required {
+        Required::Scope(text) => {
+            let expression = view.catalogue().expression(text);
+            return of_question(Some(
+                expression.map_err(|error| Error::invalid("required_scope", error.to_string()))?,
+            ));
+        }
+        Required::AuthenticateOnly => return of_question(None),
+        Required::ByRules(target) => target,
+    };
+    let (route, is_allowed) = match view.catalogue().routes().answer(target) {
+        Answer::Rule(route) => match &route.needs {
+            Needs::Scope(_) | Needs::AuthenticateOnly => {
+                let scope = match &route.needs {
+                    Needs::Scope(expression) => Some(Arc::clone(expression)),
+                    _ => None,
+                };
+                return Ok(Ok(Needed {
+                    scope,
+                    environment: question.environment.or(route.environment),
+                    cost: question.cost.or(route.cost),
+                    rule: Some((Arc::clone(&route.name), route.is_observed)),
+                }));
+            }
+            Needs::Public => (Some(route), true),
+            Needs::Deny => (Some(route), false),
+        },
+        Answer::Blind(route) => (Some(route), false),
+        Answer::NoRule | Answer::Ambiguous => (None, false),
+    };
+    let denial = (!is_allowed).then_some(Denial::RouteDenied);
+    let is_observed = route.is_some_and(|route| route.is_observed);
+    Ok(Err(Decision {
+        denial: denial.filter(|_| !is_observed),
         identity: None,
-        needed,
+        needed: None,
         billable: false,
+        rule: route.map(|route| Arc::clone(&route.name)),
+        observed: denial.filter(|_| is_observed),
         revision: view.applied(),
     }))
 }
 
 fn decided(
     verdict: Result<(), Denial>,
-    key: &KeyView<'_>,
-    needed: Option<Arc<Expression>>,
-    cost: Option<u32>,
+    identity: Option<Identity>,
+    needed: Needed,
     view: &View<'_>,
 ) -> Looked {
-    let identity = key.identity();
-    let cost = cost.unwrap_or_else(|| needed.as_ref().map_or(0, |needed| needed.cost));
+    let Needed { scope, environment: _, cost, rule } = needed;
+    let cost = cost.unwrap_or_else(|| scope.as_ref().map_or(0, |scope| scope.cost));
+    let is_live = identity.as_ref().is_some_and(|it| it.environment == Environment::Live);
+    let denial = verdict.err();
+    let (rule, is_observed) = rule.map_or((None, false), |(name, is)| (Some(name), is));
     Looked::Decided(Box::new(Decision {
-        denial: verdict.err(),
-        billable: verdict.is_ok() && cost > 0 && identity.environment == Environment::Live,
-        identity: Some(identity),
-        needed,
+        denial: denial.filter(|_| !is_observed),
+        identity,
+        needed: scope,
+        billable: denial.is_none() && cost > 0 && is_live,
+        rule,
+        observed: denial.filter(|_| is_observed),
         revision: view.applied(),
     }))
 }

@@ -42,11 +42,13 @@ pub enum Denial {
     RateLimited,
     /// The month's quota of a hard plan is used up.
     QuotaExceeded,
+    /// The rules let nobody through there, whatever key they have. Looked at before everything else.
+    RouteDenied,
 }
 
 impl Denial {
-    /// The rows of the table, in their order.
-    pub const ALL: [Self; 12] = [
+    /// The rows of the table, in their order, and what comes before it.
+    pub const ALL: [Self; 13] = [
         Self::MissingCredential,
         Self::MalformedCredential,
         Self::UnknownKey,
@@ -59,6 +61,7 @@ impl Denial {
         Self::InsufficientScope,
         Self::RateLimited,
         Self::QuotaExceeded,
+        Self::RouteDenied,
     ];
 
     /// The word for programs.
@@ -77,6 +80,7 @@ impl Denial {
             Self::InsufficientScope => "INSUFFICIENT_SCOPE",
             Self::RateLimited => "RATE_LIMITED",
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
+            Self::RouteDenied => "ROUTE_DENIED",
         }
     }
 
@@ -93,7 +97,8 @@ impl Denial {
             Self::AccountSuspended
             | Self::AddressNotAllowed
             | Self::WrongEnvironment
-            | Self::InsufficientScope => 403,
+            | Self::InsufficientScope
+            | Self::RouteDenied => 403,
             Self::RateLimited | Self::QuotaExceeded => 429,
         }
     }
@@ -112,7 +117,8 @@ impl Denial {
             | Self::WrongEnvironment
             | Self::InsufficientScope
             | Self::RateLimited
-            | Self::QuotaExceeded => PublicDenial::Exact(self),
+            | Self::QuotaExceeded
+            | Self::RouteDenied => PublicDenial::Exact(self),
         }
     }
 }
@@ -208,6 +214,11 @@ pub struct Decision {
     pub needed: Option<Arc<Expression>>,
     /// Whether the request is billed.
     pub billable: bool,
+    /// The rule by which it was decided, where rules were asked and one answered.
+    pub rule: Option<Arc<str>>,
+    /// What would have been the denial, had the rule been more than observed. Who it was is for the trusted caller
+    /// alone then: nobody was found to be allowed.
+    pub observed: Option<Denial>,
     /// The revision of the store as of which this was decided.
     pub revision: crate::revision::Position,
 }
@@ -432,6 +443,8 @@ mod tests {
                 identity: None,
                 needed: None,
                 billable: false,
+                rule: None,
+                observed: None,
                 revision: crate::revision::Position { epoch: 0, n: 0, tag: 0 },
             };
             (decision.http_status(), decision.challenge("r"))

@@ -1,5 +1,5 @@
-//! The policy: one versioned document with the catalogue of scopes, the plans, the accepted prefixes
-//! and the two bounds. Written as TOML by people, kept as JSON in the store.
+//! The policy: one versioned document with the catalogue of scopes, the plans, the rules of gateways, the
+//! accepted prefixes and the two bounds. Written as TOML by people, kept as JSON in the store.
 //!
 //! A document becomes a [`Catalogue`] when it is right; only that decides.
 
@@ -10,8 +10,11 @@ use crate::scope::{OWN_RESOURCE, Scope};
 use crate::token::{self, Prefix};
 
 pub mod catalogue;
+pub mod routes;
+pub mod rule;
 
 pub use catalogue::Catalogue;
+pub use rule::{Rule, RuleMode};
 
 /// The most scopes of a policy, latchkey's own included.
 pub const SCOPES_MAX: usize = 1_000;
@@ -45,6 +48,9 @@ pub struct Policy {
     /// The plans.
     #[serde(default)]
     pub plans: Vec<Plan>,
+    /// What gateways ask for each route; the first that matches answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
 }
 
 /// A scope of the catalogue.
@@ -146,6 +152,7 @@ impl Default for Policy {
                 plan("pro", Some(20), Some(250_000), QuotaMode::Metered),
                 plan("enterprise", None, None, QuotaMode::Metered),
             ],
+            rules: Vec::new(),
         }
     }
 }
@@ -230,6 +237,7 @@ impl Policy {
         self.check_bounds(prefix, &mut violations);
         self.check_scopes(prefix, &mut violations);
         self.check_plans(prefix, &mut violations);
+        rule::check(&self.rules, prefix, &mut violations);
         violations.finish()
     }
 

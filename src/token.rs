@@ -7,6 +7,7 @@
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -26,7 +27,8 @@ const PREFIX_CHARS_MIN: usize = 2;
 pub const TOKEN_BYTES_MAX: usize = PREFIX_CHARS_MAX + ENVIRONMENT_CHARS + TAIL_CHARS;
 
 /// `live` or `test`: part of the token and of the record. A test key is never billable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Environment {
     /// Production traffic; its use is billed.
     Live,

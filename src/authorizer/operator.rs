@@ -103,7 +103,8 @@ pub(super) fn refusal(denial: Denial, scope: &'static str) -> Error {
         Denial::WrongEnvironment
         | Denial::InsufficientScope
         | Denial::RateLimited
-        | Denial::QuotaExceeded => {
+        | Denial::QuotaExceeded
+        | Denial::RouteDenied => {
             Error::new(Reason::PermissionDenied, format!("this call needs the scope `{scope}`"))
                 .with("scope", scope)
         }

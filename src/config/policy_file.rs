@@ -9,7 +9,7 @@ use super::Config;
 use crate::bounded::{self, FILE_BYTES_MAX};
 use crate::error::Violation;
 use crate::failure::{Failure, Failures};
-use crate::policy::Policy;
+use crate::policy::{Catalogue, Policy};
 
 impl Config {
     /// The policy that an empty store starts with: that of `policy.file`, else the built-in one.
@@ -36,7 +36,7 @@ pub fn read_policy(path: &Path) -> Result<Policy, Failures> {
         read(path).map_err(|error| Failure::reading(format!("the policy {name}"), &error))?;
     let policy = Policy::from_toml(&text)
         .map_err(|error| Failure::new(format!("{name} is no policy: {error}")))?;
-    let Err(error) = policy.validate("") else { return Ok(policy) };
+    let Err(error) = Catalogue::compile(policy.clone(), "") else { return Ok(policy) };
     let told = |fault: Violation| format!("{name}: {}: {}", fault.field, fault.description);
     Err(Failures(error.violations.into_iter().map(|fault| Failure::new(told(fault))).collect()))
 }

@@ -238,6 +238,7 @@ const fn exact_detail(denial: Denial) -> &'static str {
         Denial::InsufficientScope => "this key lacks a scope that the request needs",
         Denial::RateLimited => "too many requests in a short time",
         Denial::QuotaExceeded => "the month's quota of the plan is used up",
+        Denial::RouteDenied => "nobody may do this here",
     }
 }
 
@@ -347,6 +348,8 @@ mod tests {
                 identity: None,
                 needed: None,
                 billable: false,
+                rule: None,
+                observed: None,
                 revision,
             };
             let response = denied(&decision, denial, "latchkey");

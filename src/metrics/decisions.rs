@@ -12,8 +12,8 @@ use crate::error::Reason;
 /// More threads than this share parts, which is only slower.
 const PARTS: usize = 64;
 const BUCKETS: usize = AUTHORIZE_BUCKETS.len() + 1;
-/// Allowed, each denial, each error, and cancelled.
-const OUTCOMES: usize = 1 + Denial::ALL.len() + Reason::ALL.len() + 1;
+/// Allowed, each denial, each denial that was only observed, each error, and cancelled.
+const OUTCOMES: usize = 1 + 2 * Denial::ALL.len() + Reason::ALL.len() + 1;
 
 /// Where a question was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub enum Outcome {
     Allowed,
     /// It may not.
     Denied(Denial),
+    /// It may go on, and might not if the rule were enforced.
+    Observed(Denial),
     /// It could not be decided, or was asked wrongly.
     Failed(Reason),
     /// The caller went away before.
@@ -83,12 +85,17 @@ impl Outcome {
     /// Of what was decided.
     #[must_use]
     pub fn of(decision: &Decision) -> Self {
-        decision.denial.map_or(Self::Allowed, Self::Denied)
+        match (decision.denial, decision.observed) {
+            (Some(denial), _) => Self::Denied(denial),
+            (None, Some(denial)) => Self::Observed(denial),
+            (None, None) => Self::Allowed,
+        }
     }
 
     fn all() -> impl Iterator<Item = Self> {
         std::iter::once(Self::Allowed)
             .chain(Denial::ALL.map(Self::Denied))
+            .chain(Denial::ALL.map(Self::Observed))
             .chain(Reason::ALL.map(Self::Failed))
             .chain([Self::Cancelled])
     }
@@ -98,17 +105,19 @@ impl Outcome {
         match self {
             Self::Allowed => 0,
             Self::Denied(denial) => 1 + denial as usize,
-            Self::Failed(reason) => 1 + Denial::ALL.len() + reason as usize,
+            Self::Observed(denial) => 1 + Denial::ALL.len() + denial as usize,
+            Self::Failed(reason) => 1 + 2 * Denial::ALL.len() + reason as usize,
             Self::Cancelled => OUTCOMES - 1,
         }
     }
 
-    /// `allow`, `deny` or `error`.
+    /// `allow`, `deny`, `observe` or `error`.
     #[must_use]
     pub const fn decision(self) -> &'static str {
         match self {
             Self::Allowed => "allow",
             Self::Denied(_) => "deny",
+            Self::Observed(_) => "observe",
             Self::Failed(_) | Self::Cancelled => "error",
         }
     }
@@ -118,7 +127,7 @@ impl Outcome {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Allowed => "ALLOWED",
-            Self::Denied(denial) => denial.as_str(),
+            Self::Denied(denial) | Self::Observed(denial) => denial.as_str(),
             Self::Failed(reason) => reason.as_str(),
             Self::Cancelled => "CANCELLED",
         }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::routes::Routes;
 use super::{Policy, own_scopes};
-use crate::error::Error;
+use crate::error::{Error, Violations};
 use crate::scope::expression::{BadExpression, Expression, Resolve, Resolved};
 use crate::scope::{SCOPE_BYTES_MAX, ScopePattern, ScopeSet};
 
@@ -18,6 +19,7 @@ pub struct Catalogue {
     policy: Policy,
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
+    routes: Routes,
     expressions: RwLock<HashMap<Box<str>, Arc<Expression>>>,
 }
 
@@ -55,13 +57,25 @@ impl Catalogue {
                 closure: closures.0[index].clone().unwrap_or_default(),
             });
         }
-        Ok(Self { policy, entries, by_name, expressions: RwLock::default() })
+        let (routes, expressions) = (Routes::default(), RwLock::default());
+        let mut catalogue = Self { policy, entries, by_name, routes, expressions };
+        let mut violations = Violations::default();
+        let rules = &catalogue.policy.rules;
+        catalogue.routes = Routes::compile(rules, &catalogue, prefix, &mut violations);
+        violations.finish()?;
+        Ok(catalogue)
     }
 
     /// The document.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// What gateways ask for each route.
+    #[must_use]
+    pub fn routes(&self) -> &Routes {
+        &self.routes
     }
 
     /// What holding these scopes amounts to, implications followed. Names that the catalogue lacks

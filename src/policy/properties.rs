@@ -64,7 +64,7 @@ prop_compose! {
         scopes in scopes(),
         plans in plans(),
     ) -> Policy {
-        Policy { accepted_prefixes, bound_ms, grace_ms, scopes, plans }
+        Policy { accepted_prefixes, bound_ms, grace_ms, scopes, plans, rules: Vec::new() }
     }
 }
 

@@ -185,7 +185,9 @@ impl Explanation {
 
 /// The table: what is above the answer passed, what is below it was not reached.
 fn rows(answer: Option<Denial>, passed: impl Fn(Denial) -> String, why: &str) -> Vec<Row> {
-    let place = |wanted| Denial::ALL.iter().position(|denial| *denial == wanted);
+    // Routes are denied whatever the key, so nothing of one explains it.
+    let rows = || Denial::ALL.into_iter().filter(|denial| *denial != Denial::RouteDenied);
+    let place = |wanted| rows().position(|denial| denial == wanted);
     let answers = answer.and_then(place).unwrap_or(Denial::ALL.len());
     let row = |(index, denial): (usize, Denial)| {
         let (verdict, why) = match denial {
@@ -198,7 +200,7 @@ fn rows(answer: Option<Denial>, passed: impl Fn(Denial) -> String, why: &str) ->
         };
         Row { number: index + 1, denial, verdict, why }
     };
-    Denial::ALL.into_iter().enumerate().map(row).collect()
+    rows().enumerate().map(row).collect()
 }
 
 /// All that a decision depended on at the instant.
@@ -361,7 +363,7 @@ impl Judged<'_> {
             Denial::AddressNotAllowed => self.address(),
             Denial::WrongEnvironment => self.environment(),
             Denial::InsufficientScope => self.scope(),
-            Denial::RateLimited | Denial::QuotaExceeded => String::new(),
+            Denial::RateLimited | Denial::QuotaExceeded | Denial::RouteDenied => String::new(),
         }
     }
 

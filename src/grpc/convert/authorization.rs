@@ -63,7 +63,9 @@ pub(in crate::grpc) fn answer(decision: Decision, realm: &str) -> v1::AuthorizeR
     // The challenge is only made where there is something to challenge.
     let challenge = decision.denial.and_then(|_| decision.challenge(realm));
     let http_status = i32::from(decision.http_status());
-    let Decision { denial, identity, needed: _, billable, revision } = decision;
+    // Who asks by a scope of its own is asked no rules.
+    let Decision { denial, identity, needed: _, billable, rule: _, observed: _, revision } =
+        decision;
     let base = v1::AuthorizeResponse {
         allowed: denial.is_none(),
         reason: reason(denial).into(),
@@ -104,6 +106,7 @@ const fn reason(denial: Option<Denial>) -> v1::DecisionReason {
         Denial::InsufficientScope => v1::DecisionReason::InsufficientScope,
         Denial::RateLimited => v1::DecisionReason::RateLimited,
         Denial::QuotaExceeded => v1::DecisionReason::QuotaExceeded,
+        Denial::RouteDenied => v1::DecisionReason::RouteDenied,
     }
 }
 
