@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
+use crate::gateway::{CredentialHeaders, Networks};
 use crate::grpc::CallerNames;
 use crate::serve::Listen;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub administration: Administration,
     /// Forward authentication.
     pub http: Http,
+    /// What gateways are told, and may tell.
+    pub gateway: Gateway,
     /// Probes, metrics and the log level.
     pub operations: Operations,
     /// New tokens.
@@ -100,6 +103,17 @@ pub struct Http {
     pub realm: String,
     /// What TLS is served with.
     pub tls: Tls,
+}
+
+/// What gateways are told, and may tell.
+#[derive(Debug, Default)]
+pub struct Gateway {
+    /// Headers that hold a bare key, beside `authorization`.
+    pub credential_headers: CredentialHeaders,
+    /// Whether the upstream is sent the credential too.
+    pub forward_credential: bool,
+    /// Proxies that may say what the client asked, and from where it came.
+    pub trusted_proxies: Networks,
 }
 
 /// Probes, metrics and the log level.
@@ -166,6 +180,7 @@ impl Config {
             administration:
                 Administration { listen: administration_listen, tls: administration_tls },
             http: Http { listen: http_listen, realm, tls: http_tls },
+            gateway: Gateway { credential_headers, forward_credential, trusted_proxies },
             operations: Operations { listen: operations_listen, tls: operations_tls },
             token: Token { prefix },
             policy: Policy { file },
@@ -208,6 +223,9 @@ impl Config {
             ("http.tls_certificate", &mut http_tls.certificate),
             ("http.tls_key", &mut http_tls.key),
             ("http.tls_client_ca", &mut http_tls.client_ca),
+            ("gateway.credential_headers", credential_headers),
+            ("gateway.forward_credential", forward_credential),
+            ("gateway.trusted_proxies", trusted_proxies),
             ("operations.listen", operations_listen),
             ("operations.tls_certificate", &mut operations_tls.certificate),
             ("operations.tls_key", &mut operations_tls.key),

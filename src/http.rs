@@ -12,6 +12,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 
 use crate::authorizer::Authorizer;
+use crate::gateway;
 use crate::grpc::Callers;
 use crate::telemetry::Observer;
 
@@ -39,17 +40,10 @@ pub fn operations(parts: Operations) -> HttpService {
     closed(operations::router(parts))
 }
 
-/// A problem as RFC 9457 has it; `reason` is the word for programs. The type is left at `about:blank`,
-/// so the title is that of the status.
+/// A [`gateway::problem`] as an answer.
 fn problem(status: StatusCode, reason: &str, detail: &str) -> Response {
-    let body = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "detail": detail,
-        "reason": reason,
-    });
-    let mut response = Response::new(Body::from(body.to_string()));
+    let body = gateway::problem(status.as_u16(), reason, detail);
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -35,6 +35,7 @@ pub mod feed;
 pub mod authorizer;
 pub mod keyring;
 
+pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod proto;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use crate::gateway::{CredentialHeaders, Networks};
 use crate::grpc::{CallerNames, InvalidCallerName};
 use crate::serve::Listen;
 
@@ -50,6 +51,15 @@ impl<'a> Given<'a> {
         .filter(|text| !text.is_empty())
     }
 
+    /// Texts in an array, or between commas. An empty text is a list of nothing.
+    fn list(self) -> Option<Vec<&'a str>> {
+        match self {
+            Self::Toml(value) => value.as_array()?.iter().map(toml::Value::as_str).collect(),
+            Self::Text(text) if text.trim().is_empty() => Some(Vec::new()),
+            Self::Text(text) => Some(text.split(',').map(str::trim).collect()),
+        }
+    }
+
     /// The value and its kind, for an error.
     pub(super) fn described(self) -> String {
         match self {
@@ -87,6 +97,10 @@ pub(super) fn quoted(text: &str) -> Shown {
     Shown::Value(toml::Value::String(text.to_owned()).to_string())
 }
 
+fn list(texts: impl Iterator<Item = String>) -> Shown {
+    Shown::Value(toml::Value::Array(texts.map(toml::Value::String).collect()).to_string())
+}
+
 impl Setting for String {
     fn set(&mut self, given: Given<'_>) -> Result<(), String> {
         given.text().ok_or("a string that is not empty")?.clone_into(self);
@@ -118,20 +132,39 @@ impl Setting for Option<PathBuf> {
 
 impl Setting for CallerNames {
     fn set(&mut self, given: Given<'_>) -> Result<(), String> {
-        let names: Option<Vec<_>> = match given {
-            Given::Toml(value) => {
-                value.as_array().and_then(|names| names.iter().map(toml::Value::as_str).collect())
-            }
-            Given::Text(text) => Some(text.split(',').map(str::trim).collect()),
-        };
-        let right = |told: &dyn fmt::Display| format!("a list of {told}, between commas as text");
-        *self = Self::read(names.ok_or_else(|| right(&InvalidCallerName))?)
-            .map_err(|error| right(&error))?;
+        let names = given.list().ok_or(InvalidCallerName).and_then(Self::read);
+        *self = names.map_err(|error| format!("a list of {error}, between commas as text"))?;
         Ok(())
     }
 
     fn shown(&self) -> Shown {
-        Shown::Value(toml::Value::Array(self.iter().map(toml::Value::String).collect()).to_string())
+        list(self.iter())
+    }
+}
+
+impl Setting for CredentialHeaders {
+    fn set(&mut self, given: Given<'_>) -> Result<(), String> {
+        const RIGHT: &str = "a list of names of headers, 8 at most, each of letters, digits and `-` and none of them \
+                             `authorization`, between commas as text";
+        *self = given.list().and_then(Self::read).ok_or(RIGHT)?;
+        Ok(())
+    }
+
+    fn shown(&self) -> Shown {
+        list(self.iter().map(ToString::to_string))
+    }
+}
+
+impl Setting for Networks {
+    fn set(&mut self, given: Given<'_>) -> Result<(), String> {
+        const RIGHT: &str = "a list of addresses and networks (192.0.2.7, 192.0.2.0/24, 2001:db8::/32), 64 at most, \
+                             between commas as text";
+        *self = given.list().and_then(Self::read).ok_or(RIGHT)?;
+        Ok(())
+    }
+
+    fn shown(&self) -> Shown {
+        list(self.iter().map(ToString::to_string))
     }
 }
 

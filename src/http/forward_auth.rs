@@ -18,11 +18,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use super::problem;
 use crate::authorizer::{Authorizer, Credential, Question, Required};
-use crate::decision::{Decision, Denial, Identity, PublicDenial};
+use crate::decision::{Decision, Identity};
 use crate::error::{Error, Reason};
+use crate::gateway::{Refusal, identity_headers};
 use crate::grpc::{Callers, status};
 use crate::metrics::{Lookup, Outcome};
-use crate::scope::ScopePattern;
 use crate::serve::Peer;
 use crate::telemetry::{Ended, Observer};
 use crate::token;
@@ -68,7 +68,10 @@ async fn forward_auth(
         Err(Unasked::Mistake(told)) => {
             (Outcome::Failed(Reason::InvalidField), None, mistake(&told))
         }
-        Err(Unasked::Undecided(error)) => (Outcome::Failed(error.reason), None, undecided(&error)),
+        Err(Unasked::Undecided(error)) => {
+            status::log(&error);
+            (Outcome::Failed(error.reason), None, refused(Refusal::undecided(&error)))
+        }
     };
     watch.end(outcome, who.as_ref(), Ended::Http(response.status().as_u16()));
     response
@@ -175,141 +178,51 @@ fn unknown(name: &str) -> String {
 
 fn answer(decision: &Decision, realm: &str) -> Response {
     match (decision.denial, &decision.identity) {
-        (Some(denial), _) => denied(decision, denial, realm),
-        (None, Some(identity)) => allowed(identity, decision.billable).unwrap_or_else(internal),
+        (Some(denial), _) => refused(Refusal::denied(decision, denial, realm)),
+        (None, Some(identity)) => {
+            allowed(identity, decision.billable).unwrap_or_else(|| refused(Refusal::internal()))
+        }
         // An allow is always somebody's.
-        (None, None) => internal(),
+        (None, None) => refused(Refusal::internal()),
     }
 }
 
 /// 200 and who it is. Every header is always there, so that none of the same name which the client sent
 /// is left in its place.
 fn allowed(identity: &Identity, billable: bool) -> Option<Response> {
-    let Identity { key_id, account, environment, scopes, plan, labels: _, expire_time: _ } =
-        identity;
-    let scopes: Vec<_> = scopes.iter().map(ScopePattern::as_str).collect();
-    let told = [
-        ("x-latchkey-account-id", account.to_string()),
-        ("x-latchkey-key-id", key_id.to_string()),
-        ("x-latchkey-environment", environment.as_str().to_owned()),
-        ("x-latchkey-scopes", scopes.join(" ")),
-        ("x-latchkey-plan", plan.to_string()),
-        ("x-latchkey-billable", billable.to_string()),
-    ];
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    for (name, value) in told {
+    for (name, value) in identity_headers(identity, billable) {
         headers.insert(name, HeaderValue::try_from(value).ok()?);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Some(response)
 }
 
-/// What the outside client is told: the same bytes for unknown, revoked, disabled and expired.
-fn denied(decision: &Decision, denial: Denial, realm: &str) -> Response {
-    let status = StatusCode::from_u16(decision.http_status()).unwrap_or(StatusCode::FORBIDDEN);
-    let (reason, detail) = match denial.public() {
-        PublicDenial::Missing => {
-            (denial.as_str(), "bring a key, as `authorization: Bearer KEY` or `x-api-key: KEY`")
-        }
-        PublicDenial::Malformed => (denial.as_str(), "the credential is not one well-formed key"),
-        PublicDenial::Invalid => ("INVALID_KEY", "the key is not valid"),
-        PublicDenial::Exact(exact) => (exact.as_str(), exact_detail(exact)),
-    };
-    let mut response = problem(status, reason, detail);
-    let challenge = decision.challenge(realm).and_then(|it| HeaderValue::try_from(it).ok());
-    if let Some(challenge) = challenge {
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+/// What the client is told.
+fn refused(refusal: Refusal) -> Response {
+    let Refusal { status, reason, detail, challenge, retry_after } = refusal;
+    let mut response =
+        problem(StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN), reason, &detail);
+    let headers = response.headers_mut();
+    if let Some(challenge) = challenge.and_then(|it| HeaderValue::try_from(it).ok()) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
-}
-
-const fn exact_detail(denial: Denial) -> &'static str {
-    match denial {
-        Denial::MissingCredential
-        | Denial::MalformedCredential
-        | Denial::UnknownKey
-        | Denial::KeyRevoked
-        | Denial::KeyDisabled
-        | Denial::KeyExpired => "the key is not valid",
-        Denial::AccountSuspended => "the account of this key is suspended",
-        Denial::AddressNotAllowed => "this key may not be used from this address",
-        Denial::WrongEnvironment => "this key belongs to another environment",
-        Denial::InsufficientScope => "this key lacks a scope that the request needs",
-        Denial::RateLimited => "too many requests in a short time",
-        Denial::QuotaExceeded => "the month's quota of the plan is used up",
-        Denial::RouteDenied => "nobody may do this here",
-    }
-}
-
-fn undecided(error: &Error) -> Response {
-    status::log(error);
-    match error.reason {
-        Reason::InvalidField => wrong_question(&wrong_scope(error)),
-        Reason::Internal => internal(),
-        Reason::RequestIdReused
-        | Reason::MissingCredential
-        | Reason::InvalidCredential
-        | Reason::CallerSuspended
-        | Reason::AddressNotAllowed
-        | Reason::PermissionDenied
-        | Reason::GrantExceeded
-        | Reason::NotFound
-        | Reason::AlreadyCreated
-        | Reason::AccountExists
-        | Reason::PlanLimitReached
-        | Reason::KeyRevoked
-        | Reason::KeyExpired
-        | Reason::KeyRotated
-        | Reason::AccountSuspended
-        | Reason::ScopeInUse
-        | Reason::PlanInUse
-        | Reason::RevisionMismatch
-        | Reason::RevisionOfAnotherEpoch
-        | Reason::RevisionAhead
-        | Reason::StoreUnavailable
-        | Reason::NotReady
-        | Reason::UnknownMethod
-        | Reason::MessageTooLarge
-        | Reason::DeadlineExceeded
-        | Reason::OutcomeUnknown => unavailable(error),
-    }
-}
-
-fn unavailable(error: &Error) -> Response {
-    let told = "it cannot be found out right now; try again";
-    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, error.reason.as_str(), told);
-    // Whole seconds, and at least one: a client told 0 asks again at once.
-    let seconds = error.retry_after.map_or(1, |span| span.as_millis().div_ceil(1_000).max(1));
-    if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
-        response.headers_mut().insert(RETRY_AFTER, seconds);
-    }
-    response
-}
-
-/// The scope is all that is left to be wrong in a question that could be read.
-fn wrong_scope(error: &Error) -> String {
-    let told = error.violations.first().map_or(&error.message, |fault| &fault.description);
-    format!("`scope`: {told}")
 }
 
 fn mistake(told: &str) -> Response {
     tracing::debug!(told, "forward-auth was asked wrongly");
-    wrong_question(told)
-}
-
-fn wrong_question(told: &str) -> Response {
-    let detail = format!("the proxy's question is wrong: {told}");
-    problem(StatusCode::INTERNAL_SERVER_ERROR, "INVALID_FIELD", &detail)
-}
-
-fn internal() -> Response {
-    problem(StatusCode::INTERNAL_SERVER_ERROR, Reason::Internal.as_str(), "internal error")
+    refused(Refusal::wrong_question(told))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::Denial;
 
     fn read(query: &str) -> Result<Asked, String> {
         Asked::read(&format!("/v1/forward-auth?{query}").parse().unwrap())
@@ -352,7 +265,7 @@ mod tests {
                 observed: None,
                 revision,
             };
-            let response = denied(&decision, denial, "latchkey");
+            let response = refused(Refusal::denied(&decision, denial, "latchkey"));
             let (head, body) = response.into_parts();
             (head.status, format!("{:?}", head.headers), format!("{body:?}"))
         };

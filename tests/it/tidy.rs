@@ -34,7 +34,7 @@ const LAYERS: &[(Layer, &[&str])] = &[
     // `serve` knows nothing of keys: the transport only takes the peer's address from it.
     (Below, &["bounded", "cache", "feed", "limits", "metrics", "serve", "store", "usage"]),
     (UseCase, &["authorizer", "keyring"]),
-    (Transport, &["grpc", "http", "proto"]),
+    (Transport, &["gateway", "grpc", "http", "proto"]),
     (
         Process,
         &["app", "cli", "config", "delivery", "failure", "lib", "machine", "main", "telemetry"],

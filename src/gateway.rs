@@ -1,0 +1,303 @@
+//! What both coats for gateways, ext_authz and forward-auth, have in common: where a client's credential is looked
+//! for, and what the upstream and the client are told.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+use crate::authorizer::Credential;
+use crate::decision::{Decision, Denial, Identity, PublicDenial};
+use crate::error::{Error, Reason};
+use crate::scope::ScopePattern;
+
+/// The headers by which the upstream learns whose key it is, in this order: what is not told is taken out, so that
+/// no client can say it.
+pub const IDENTITY_HEADERS: [&str; 6] = [
+    "x-latchkey-account-id",
+    "x-latchkey-key-id",
+    "x-latchkey-environment",
+    "x-latchkey-scopes",
+    "x-latchkey-plan",
+    "x-latchkey-billable",
+];
+
+/// What holds for all gateways. A cheap handle.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// The realm of challenges; no quotes or backslashes.
+    pub realm: Arc<str>,
+    /// Headers that hold a bare key, beside `authorization`.
+    pub credential_headers: CredentialHeaders,
+    /// Whether the upstream is sent the credential too.
+    pub forwards_credential: bool,
+    /// Who may say what the client asked, and from where it came.
+    pub trusted_proxies: Networks,
+}
+
+// === Credentials ===
+
+/// Names of headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialHeaders(Arc<[HeaderName]>);
+
+impl CredentialHeaders {
+    /// The most names.
+    const MAX: usize = 8;
+
+    /// Reads names; `authorization` is always looked at and is none of them.
+    #[must_use]
+    pub fn read<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let read = |name: &str| {
+            let name: HeaderName = name.parse().ok()?;
+            // A name with `_` or `.` is the same to some servers as one with `-`.
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (name != http::header::AUTHORIZATION && name.as_str().bytes().all(is_plain))
+                .then_some(name)
+        };
+        let names: Vec<_> = names.into_iter().map(read).collect::<Option<_>>()?;
+        let is_once = |(index, name): (usize, &HeaderName)| !names[..index].contains(name);
+        (names.len() <= Self::MAX && names.iter().enumerate().all(is_once))
+            .then(|| Self(names.into()))
+    }
+
+    /// The names, in lower case.
+    pub fn iter(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter()
+    }
+
+    /// The credential among these headers, whose names are in lower case, and the name of the header that holds it.
+    pub fn find<'a>(
+        &self,
+        headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> (Credential<'a>, Option<&'a str>) {
+        let (mut authorization, mut bare, mut found) = (Vec::new(), Vec::new(), None);
+        for (name, value) in headers {
+            if name == "authorization" {
+                authorization.push(value);
+            } else if self.0.iter().any(|known| known.as_str() == name) {
+                bare.push(value);
+            } else {
+                continue;
+            }
+            found = Some(name);
+        }
+        (Credential::from_headers(authorization, bare), found)
+    }
+}
+
+impl Default for CredentialHeaders {
+    fn default() -> Self {
+        Self([HeaderName::from_static("x-api-key")].into())
+    }
+}
+
+/// Networks, as `192.0.2.0/24`, or single addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks(Arc<[IpNet]>);
+
+impl Networks {
+    /// The most networks.
+    const MAX: usize = 64;
+
+    /// Reads networks.
+    #[must_use]
+    pub fn read<'a>(networks: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let read = |text: &str| match text.parse::<IpAddr>() {
+            Ok(address) => Some(IpNet::from(address)),
+            Err(_) => text.parse::<IpNet>().ok().filter(|net| net.addr() == net.network()),
+        };
+        let networks: Vec<_> = networks.into_iter().map(read).collect::<Option<_>>()?;
+        (networks.len() <= Self::MAX).then(|| Self(networks.into()))
+    }
+
+    /// The networks.
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
+    }
+
+    /// Whether this address, an IPv4 one in IPv6 form too, is in one of them.
+    #[must_use]
+    pub fn contain(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|net| net.contains(&address))
+    }
+}
+
+// === What the upstream is told ===
+
+/// The identity headers with their values, in the order of [`IDENTITY_HEADERS`].
+#[must_use]
+pub fn identity_headers(identity: &Identity, billable: bool) -> [(&'static str, String); 6] {
+    let Identity { key_id, account, environment, scopes, plan, labels: _, expire_time: _ } =
+        identity;
+    let scopes: Vec<_> = scopes.iter().map(ScopePattern::as_str).collect();
+    let [account_id, of_key, of_environment, of_scopes, of_plan, of_billable] = IDENTITY_HEADERS;
+    [
+        (account_id, account.to_string()),
+        (of_key, key_id.to_string()),
+        (of_environment, environment.as_str().to_owned()),
+        (of_scopes, scopes.join(" ")),
+        (of_plan, plan.to_string()),
+        (of_billable, billable.to_string()),
+    ]
+}
+
+// === What the client is told ===
+
+/// Why a client is turned away, as it may know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The word for programs.
+    pub reason: &'static str,
+    /// The same for people.
+    pub detail: String,
+    /// `WWW-Authenticate`.
+    pub challenge: Option<String>,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
+}
+
+impl Refusal {
+    /// Of a decision that denies: the same for unknown, revoked, disabled and expired.
+    #[must_use]
+    pub fn denied(decision: &Decision, denial: Denial, realm: &str) -> Self {
+        let (reason, detail) = match denial.public() {
+            PublicDenial::Missing => {
+                (denial.as_str(), "bring a key, as `authorization: Bearer KEY` or `x-api-key: KEY`")
+            }
+            PublicDenial::Malformed => {
+                (denial.as_str(), "the credential is not one well-formed key")
+            }
+            PublicDenial::Invalid => ("INVALID_KEY", "the key is not valid"),
+            PublicDenial::Exact(exact) => (exact.as_str(), exact_detail(exact)),
+        };
+        let challenge = decision.challenge(realm);
+        Self { challenge, ..Self::plain(decision.http_status(), reason, detail) }
+    }
+
+    /// Of what could not be decided: a mistake of whoever configured the gateway, or of ours.
+    #[must_use]
+    pub fn undecided(error: &Error) -> Self {
+        match error.reason {
+            Reason::InvalidField => Self::wrong_question(&wrong_scope(error)),
+            Reason::Internal => Self::internal(),
+            reason => {
+                let told = "it cannot be found out right now; try again";
+                // Whole seconds, and at least one: a client told 0 asks again at once.
+                let seconds =
+                    error.retry_after.map_or(1, |span| span.as_millis().div_ceil(1_000).max(1));
+                let retry_after = Some(u64::try_from(seconds).unwrap_or(u64::MAX));
+                Self { retry_after, ..Self::plain(503, reason.as_str(), told) }
+            }
+        }
+    }
+
+    /// Of a gateway's question that cannot be answered: never an allow, and nothing that the client did.
+    #[must_use]
+    pub fn wrong_question(told: &str) -> Self {
+        Self::plain(
+            500,
+            Reason::InvalidField.as_str(),
+            &format!("the gateway's question is wrong: {told}"),
+        )
+    }
+
+    /// Of a defect.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::plain(500, Reason::Internal.as_str(), "internal error")
+    }
+
+    fn plain(status: u16, reason: &'static str, detail: &str) -> Self {
+        let detail = detail.to_owned();
+        Self { status, reason, detail, challenge: None, retry_after: None }
+    }
+}
+
+/// The scope is all that is left to be wrong in a question that could be read.
+fn wrong_scope(error: &Error) -> String {
+    let told = error.violations.first().map_or(&error.message, |fault| &fault.description);
+    format!("the required scope {told}")
+}
+
+const fn exact_detail(denial: Denial) -> &'static str {
+    match denial {
+        Denial::MissingCredential
+        | Denial::MalformedCredential
+        | Denial::UnknownKey
+        | Denial::KeyRevoked
+        | Denial::KeyDisabled
+        | Denial::KeyExpired => "the key is not valid",
+        Denial::AccountSuspended => "the account of this key is suspended",
+        Denial::AddressNotAllowed => "this key may not be used from this address",
+        Denial::WrongEnvironment => "this key belongs to another environment",
+        Denial::InsufficientScope => "this key lacks a scope that the request needs",
+        Denial::RateLimited => "too many requests in a short time",
+        Denial::QuotaExceeded => "the month's quota of the plan is used up",
+        Denial::RouteDenied => "no key opens this",
+    }
+}
+
+/// A problem as RFC 9457 has it; `reason` is the word for programs. The type is left at `about:blank`, so the title is
+/// that of the status.
+#[must_use]
+pub fn problem(status: u16, reason: &str, detail: &str) -> String {
+    let title = http::StatusCode::from_u16(status).ok().and_then(|it| it.canonical_reason());
+    serde_json::json!({
+        "type": "about:blank",
+        "title": title.unwrap_or("Error"),
+        "status": status,
+        "detail": detail,
+        "reason": reason,
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(headers: &[(&'static str, &'static str)]) -> String {
+        let names = CredentialHeaders::read(["x-api-key", "apikey"]).unwrap();
+        let (credential, at) =
+            names.find(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
+        let credential = match credential {
+            Credential::Missing => "missing".into(),
+            Credential::Malformed => "malformed".into(),
+            Credential::Token(token) => String::from_utf8_lossy(token).into_owned(),
+        };
+        format!("{credential} {}", at.unwrap_or("-"))
+    }
+
+    #[test]
+    fn one_credential_is_found_and_two_are_none() {
+        assert_eq!(found(&[("authorization", "Bearer k")]), "k authorization");
+        assert_eq!(found(&[("accept", "*"), ("apikey", "k")]), "k apikey");
+        assert_eq!(found(&[("accept", "*")]), "missing -");
+        assert!(found(&[("apikey", "k"), ("x-api-key", "k")]).starts_with("malformed"));
+        assert!(
+            found(&[("authorization", "Bearer k"), ("x-api-key", "k")]).starts_with("malformed")
+        );
+    }
+
+    #[test]
+    fn names_and_networks_are_read_or_not() {
+        for bad in ["authorization", "x_api_key", "a b", "", "a.b"] {
+            assert_eq!(CredentialHeaders::read([bad]), None, "{bad}");
+        }
+        assert_eq!(CredentialHeaders::read(["X-Api-Key"]), Some(CredentialHeaders::default()));
+        assert_eq!(CredentialHeaders::read(["a", "A"]), None);
+        for bad in ["", "a", "192.0.2.1/24", "192.0.2.0/33"] {
+            assert_eq!(Networks::read([bad]), None, "{bad}");
+        }
+        let networks = Networks::read(["192.0.2.0/24", "::1"]).unwrap();
+        assert!(networks.contain("192.0.2.7".parse().unwrap()));
+        assert!(networks.contain("::ffff:192.0.2.7".parse().unwrap()));
+        assert!(networks.contain("::1".parse().unwrap()));
+        assert!(!networks.contain("::2".parse().unwrap()));
+    }
+}
