@@ -12,6 +12,9 @@ use crate::decision::{Decision, Denial, Identity, PublicDenial};
 use crate::error::{Error, Reason};
 use crate::scope::ScopePattern;
 
+const CREDENTIAL_HEADERS_MAX: usize = 8;
+const NETWORKS_MAX: usize = 64;
+
 /// The headers by which the upstream learns whose key it is, in this order: what is not told is taken out, so that
 /// no client can say it.
 pub const IDENTITY_HEADERS: [&str; 6] = [
@@ -43,9 +46,6 @@ pub struct Gateway {
 pub struct CredentialHeaders(Arc<[HeaderName]>);
 
 impl CredentialHeaders {
-    /// The most names.
-    const MAX: usize = 8;
-
     /// Reads names; `authorization` is always looked at and is none of them.
     #[must_use]
     pub fn read<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
@@ -58,7 +58,7 @@ impl CredentialHeaders {
         };
         let names: Vec<_> = names.into_iter().map(read).collect::<Option<_>>()?;
         let is_once = |(index, name): (usize, &HeaderName)| !names[..index].contains(name);
-        (names.len() <= Self::MAX && names.iter().enumerate().all(is_once))
+        (names.len() <= CREDENTIAL_HEADERS_MAX && names.iter().enumerate().all(is_once))
             .then(|| Self(names.into()))
     }
 
@@ -98,9 +98,6 @@ impl Default for CredentialHeaders {
 pub struct Networks(Arc<[IpNet]>);
 
 impl Networks {
-    /// The most networks.
-    const MAX: usize = 64;
-
     /// Reads networks.
     #[must_use]
     pub fn read<'a>(networks: impl IntoIterator<Item = &'a str>) -> Option<Self> {
@@ -109,7 +106,7 @@ impl Networks {
             Err(_) => text.parse::<IpNet>().ok().filter(|net| net.addr() == net.network()),
         };
         let networks: Vec<_> = networks.into_iter().map(read).collect::<Option<_>>()?;
-        (networks.len() <= Self::MAX).then(|| Self(networks.into()))
+        (networks.len() <= NETWORKS_MAX).then(|| Self(networks.into()))
     }
 
     /// The networks.

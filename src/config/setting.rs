@@ -51,11 +51,10 @@ impl<'a> Given<'a> {
         .filter(|text| !text.is_empty())
     }
 
-    /// Texts in an array, or between commas. An empty text is a list of nothing.
+    /// Texts in an array, or between commas.
     fn list(self) -> Option<Vec<&'a str>> {
         match self {
             Self::Toml(value) => value.as_array()?.iter().map(toml::Value::as_str).collect(),
-            Self::Text(text) if text.trim().is_empty() => Some(Vec::new()),
             Self::Text(text) => Some(text.split(',').map(str::trim).collect()),
         }
     }
