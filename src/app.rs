@@ -19,6 +19,7 @@ use crate::config::{self, Config, LoadedTls};
 use crate::delivery::Delivery;
 use crate::failure::{Failure, Failures};
 use crate::feed::Feed;
+use crate::gateway::Gateway;
 use crate::grpc;
 use crate::http;
 use crate::keyring::Keyring;
@@ -377,8 +378,12 @@ impl Listeners {
             background: tokio::runtime::Handle::current(),
             observer: observer.clone().at(listener),
         });
-        let http_service =
-            http::public(node.authorizer.clone(), callers, realm, observer.at(self.http.as_ref()));
+        let http_service = http::public(http::Public {
+            authorizer: node.authorizer.clone(),
+            callers,
+            gateway: gateway(config),
+            observer: observer.at(self.http.as_ref()),
+        });
         let readiness = watched.readiness(node, &is_draining);
         let operations_service = http::operations(http::Operations {
             checks: Arc::new(move || readiness.checks()),
@@ -474,6 +479,17 @@ fn callers(config: &Config) -> grpc::Callers {
         config::Callers::Any => grpc::Callers::Any,
         config::Callers::Key => grpc::Callers::Key,
         config::Callers::Mtls => grpc::Callers::Mtls(config.grpc.caller_names.clone()),
+    }
+}
+
+fn gateway(config: &Config) -> Gateway {
+    let config::Gateway { credential_headers, forward_credential, trusted_proxies } =
+        &config.gateway;
+    Gateway {
+        realm: config.http.realm.as_str().into(),
+        credential_headers: credential_headers.clone(),
+        forwards_credential: *forward_credential,
+        trusted_proxies: trusted_proxies.clone(),
     }
 }
 

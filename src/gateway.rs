@@ -193,6 +193,21 @@ impl Refusal {
         }
     }
 
+    /// Of a question of a service, which is told what is wrong with it, or with itself.
+    #[must_use]
+    pub fn of_service(error: &Error, realm: &str) -> Self {
+        let status = match error.reason {
+            Reason::InvalidField | Reason::RevisionOfAnotherEpoch => 400,
+            Reason::MessageTooLarge => 413,
+            Reason::DeadlineExceeded => 408,
+            Reason::MissingCredential | Reason::InvalidCredential => 401,
+            Reason::PermissionDenied | Reason::CallerSuspended | Reason::AddressNotAllowed => 403,
+            _ => return Self::undecided(error),
+        };
+        let challenge = (status == 401).then(|| format!("Bearer realm=\"{realm}\""));
+        Self { challenge, ..Self::plain(status, error.reason.as_str(), &error.message) }
+    }
+
     /// Of a gateway's question that cannot be answered: never an allow, and nothing that the client did.
     #[must_use]
     pub fn wrong_question(told: &str) -> Self {
@@ -296,5 +311,28 @@ mod tests {
         assert!(networks.contain("::ffff:192.0.2.7".parse().unwrap()));
         assert!(networks.contain("::1".parse().unwrap()));
         assert!(!networks.contain("::2".parse().unwrap()));
+    }
+
+    #[test]
+    fn keys_that_are_not_valid_cannot_be_told_apart() {
+        let of = |denial| {
+            let revision = crate::revision::Position { epoch: 0, n: 0, tag: 0 };
+            let decision = Decision {
+                denial: Some(denial),
+                identity: None,
+                needed: None,
+                billable: false,
+                rule: None,
+                observed: None,
+                revision,
+            };
+            Refusal::denied(&decision, denial, "latchkey")
+        };
+        let unknown = of(Denial::UnknownKey);
+        assert_eq!(unknown.status, 401);
+        for denial in [Denial::KeyRevoked, Denial::KeyDisabled, Denial::KeyExpired] {
+            assert_eq!(of(denial), unknown);
+        }
+        assert_ne!(of(Denial::MissingCredential), unknown);
     }
 }

@@ -19,7 +19,7 @@ use crate::token::quoted;
 
 pub(super) mod accounts;
 pub(crate) mod audit;
-pub(super) mod authorization;
+pub(crate) mod authorization;
 pub(super) mod keys;
 pub(super) mod policy;
 

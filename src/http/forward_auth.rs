@@ -1,56 +1,45 @@
-//! Forward-auth: a proxy (nginx `auth_request`, Traefik, Caddy) asks before it passes a request on.
+//! Forward-auth: a proxy (NGINX `auth_request`, Traefik, Caddy, `HAProxy`, APISIX) asks before it passes a request on.
 //!
-//! The credential is the client's; what it must be good for stands in our own URL, which the proxy's
-//! configuration writes. No header says it, because clients can send headers. 200 means pass on, 401,
-//! 403 and 429 mean refuse; a mistake of the configuration is a 500, and what could not be found out a
-//! 503: neither is ever taken for an allow. The client's address is not known here yet, because no proxy
-//! is trusted to tell it: a key that is restricted to networks is denied.
-
-use std::sync::Arc;
+//! The credential is the client's; what it must be good for stands in our own URL, which the proxy's configuration
+//! writes, or in the policy's rules about the request that a trusted proxy forwards. 200 means pass on, 401, 403 and
+//! 429 mean refuse; a mistake of the configuration is a 500, and what could not be found out a 503: neither is ever
+//! taken for an allow.
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::any;
 use axum::{Extension, Router};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
-use super::problem;
-use crate::authorizer::{Authorizer, Credential, Question, Required};
-use crate::decision::{Decision, Identity};
+use self::asked::{Asked, Forwarded, Needs, client_address, is_trusted};
+use super::{Public, refused};
+use crate::authorizer::{Credential, Question, Required};
+use crate::decision::Decision;
 use crate::error::{Error, Reason};
-use crate::gateway::{Refusal, identity_headers};
+use crate::gateway::{IDENTITY_HEADERS, Refusal, identity_headers};
 use crate::grpc::{Callers, status};
 use crate::metrics::{Lookup, Outcome};
+use crate::policy::routes::Target;
 use crate::serve::Peer;
-use crate::telemetry::{Ended, Observer};
-use crate::token;
-use crate::token::Environment;
+use crate::telemetry::Ended;
 
-const API_KEY: &str = "x-api-key";
+mod asked;
 
-#[derive(Clone)]
-struct Parts {
-    authorizer: Authorizer,
-    callers: Callers,
-    realm: Arc<str>,
-    observer: Observer,
-}
+const ROUTE: &str = "/v1/forward-auth";
+/// What the answer would be, where the proxy can take 401 and 403 only.
+const STATUS: HeaderName = HeaderName::from_static("x-latchkey-status");
+/// Envoy, where it asks by HTTP, takes these out of the request to the upstream.
+const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
 /// `/v1/forward-auth` for any method, and nothing else.
-pub(super) fn router(
-    authorizer: Authorizer,
-    callers: Callers,
-    realm: Arc<str>,
-    observer: Observer,
-) -> Router {
-    let parts = Parts { authorizer, callers, realm, observer };
-    Router::new().route("/v1/forward-auth", any(forward_auth)).with_state(parts)
+pub(super) fn router() -> Router<Public> {
+    Router::new().route(ROUTE, any(forward_auth))
 }
 
 async fn forward_auth(
-    State(parts): State<Parts>,
+    State(public): State<Public>,
     peer: Option<Extension<Peer>>,
     method: Method,
     uri: Uri,
@@ -58,15 +47,17 @@ async fn forward_auth(
 ) -> Response {
     let peer = peer.map(|Extension(peer)| peer);
     let peer = peer.as_ref();
-    let mut watch = parts.observer.http_decision(&method, &headers, peer);
-    let asked = parts.ask(&uri, &headers, peer, &mut watch.lookup).await;
-    let (outcome, who, response) = match asked {
-        Ok(decision) => {
-            let response = answer(&decision, &parts.realm);
+    let mut watch = public.observer.http_decision(ROUTE, &method, &headers, peer);
+    let (outcome, who, response) = match public.ask(&uri, &headers, peer, &mut watch.lookup).await {
+        Ok((decision, asked)) => {
+            let response = public.answer(&decision, &headers, &asked);
+            watch.rule.clone_from(&decision.rule);
             (Outcome::of(&decision), decision.identity, response)
         }
         Err(Unasked::Mistake(told)) => {
-            (Outcome::Failed(Reason::InvalidField), None, mistake(&told))
+            tracing::debug!(told, "forward-auth was asked wrongly");
+            let response = refused(Refusal::wrong_question(&told));
+            (Outcome::Failed(Reason::InvalidField), None, response)
         }
         Err(Unasked::Undecided(error)) => {
             status::log(&error);
@@ -85,195 +76,110 @@ enum Unasked {
     Undecided(Error),
 }
 
-impl Parts {
+impl Public {
     async fn ask(
         &self,
         uri: &Uri,
         headers: &HeaderMap,
         peer: Option<&Peer>,
         lookup: &mut Lookup,
-    ) -> Result<Decision, Unasked> {
+    ) -> Result<(Decision, Asked), Unasked> {
         match &self.callers {
             Callers::Any => {}
             Callers::Mtls(names) => {
                 names.admit(peer).map_err(|error| Unasked::Mistake(error.message))?;
             }
             Callers::Key => {
-                let told = "forward-auth cannot tell who asks yet, and `grpc.callers` demands it: \
-                            set it to `any` where only proxies reach this listener";
+                let told = "forward-auth cannot tell who asks, for `authorization` is the client's, and \
+                            `grpc.callers` demands it: set it to `any` or `mtls` where only proxies reach this \
+                            listener";
                 return Err(Unasked::Mistake(told.to_owned()));
             }
         }
         let asked = Asked::read(uri).map_err(Unasked::Mistake)?;
+        let target = match asked.needs {
+            Needs::ByRules => Some(self.target(headers, peer).map_err(Unasked::Mistake)?),
+            Needs::Scope(_) | Needs::AuthenticateOnly => None,
+        };
         let question = Question {
-            credential: credential(headers),
-            required: asked.scope.as_deref().map_or(Required::AuthenticateOnly, Required::Scope),
-            client_address: None,
+            credential: self.credential(headers).0,
+            required: match (&asked.needs, &target) {
+                (Needs::Scope(scope), _) => Required::Scope(scope),
+                (_, Some(target)) => Required::ByRules(target),
+                (_, None) => Required::AuthenticateOnly,
+            },
+            client_address: client_address(headers, peer, &self.gateway.trusted_proxies),
             environment: asked.environment,
-            cost: None,
+            cost: asked.cost,
             min_revision: None,
         };
         let decision = self.authorizer.authorize_noting(&question, lookup).await;
-        decision.map_err(Unasked::Undecided)
+        decision.map(|decision| (decision, asked)).map_err(Unasked::Undecided)
     }
-}
 
-fn credential(headers: &HeaderMap) -> Credential<'_> {
-    let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    Credential::from_headers(values(AUTHORIZATION.as_str()), values(API_KEY))
-}
+    /// The request that the proxy forwards; one that nobody can be sure of matches no rule.
+    fn target<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Target<'a>, String> {
+        if !is_trusted(peer, &self.gateway.trusted_proxies) {
+            return Err("without `scope` or `authenticate_only` the rules of the policy answer, and only a proxy in \
+                        `gateway.trusted_proxies` may say what is asked"
+                .to_owned());
+        }
+        let forwarded = Forwarded::read(headers)?;
+        Ok(forwarded.map_or(Target::new("", "", "", None), |Forwarded { host, method, uri }| {
+            Target::new(host, method, uri, None)
+        }))
+    }
 
-// === The question ===
+    /// The client's credential, and the header that holds it.
+    fn credential<'a>(&self, headers: &'a HeaderMap) -> (Credential<'a>, Option<&'a str>) {
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        self.gateway.credential_headers.find(headers)
+    }
 
-/// What the proxy's configuration asks, in the query of our own URL.
-#[derive(Debug, PartialEq, Eq)]
-struct Asked {
-    /// `None` asks only who it is.
-    scope: Option<String>,
-    environment: Option<Environment>,
-}
+    fn answer(&self, decision: &Decision, headers: &HeaderMap, asked: &Asked) -> Response {
+        let Some(denial) = decision.denial else {
+            return self.allowed(decision, headers).unwrap_or_else(|| refused(Refusal::internal()));
+        };
+        let refusal = Refusal::denied(decision, denial, &self.gateway.realm);
+        let is_folded = asked.folds && !matches!(refusal.status, 401 | 403);
+        let status = HeaderValue::from(refusal.status);
+        let mut response = refused(refusal);
+        response.headers_mut().insert(STATUS, status);
+        if is_folded {
+            *response.status_mut() = StatusCode::FORBIDDEN;
+        }
+        response
+    }
 
-impl Asked {
-    /// Every name once, none that is not known, and one of `scope` and `authenticate_only`.
-    fn read(uri: &Uri) -> Result<Self, String> {
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|_| "the query cannot be read".to_owned())?;
-        let (mut scope, mut authenticate_only, mut environment) = (None, None, None);
-        for (name, value) in pairs {
-            let is_repeated = match name.as_str() {
-                "scope" => scope.replace(value).is_some(),
-                "authenticate_only" => authenticate_only.replace(value).is_some(),
-                "environment" => environment.replace(value).is_some(),
-                _ => return Err(unknown(&name)),
-            };
-            if is_repeated {
-                return Err(format!("the parameter `{name}` stands in the query twice"));
+    /// 200 and who it is. Every header is always there, empty where there is nothing to tell, so that none of the same
+    /// name which the client sent is left in its place.
+    fn allowed(&self, decision: &Decision, headers: &HeaderMap) -> Option<Response> {
+        let mut response = Response::new(Body::empty());
+        let told = response.headers_mut();
+        // Of whom a rule only observes, nothing was found out that the upstream could go by.
+        let who = decision.identity.as_ref().filter(|_| decision.observed.is_none());
+        match who {
+            Some(identity) => {
+                for (name, value) in identity_headers(identity, decision.billable) {
+                    told.insert(name, HeaderValue::try_from(value).ok()?);
+                }
+            }
+            None => {
+                for name in IDENTITY_HEADERS {
+                    told.insert(name, HeaderValue::from_static(""));
+                }
             }
         }
-        let environment = match environment.as_deref() {
-            None => None,
-            Some(word) => Some(
-                Environment::parse(word)
-                    .ok_or_else(|| "`environment` must be `live` or `test`".to_owned())?,
-            ),
-        };
-        match (&scope, authenticate_only.as_deref()) {
-            (Some(_), None) | (None, Some("true")) => Ok(Self { scope, environment }),
-            (None, None) => Err("name a `scope`, or send `authenticate_only=true`".to_owned()),
-            (Some(_), Some(_)) => Err("send `scope` or `authenticate_only`, not both".to_owned()),
-            (None, Some(_)) => Err("`authenticate_only` can only be `true`".to_owned()),
+        let to_remove =
+            who.filter(|_| !self.gateway.forwards_credential).and(self.credential(headers).1);
+        if let Some(name) = to_remove {
+            told.insert(TO_REMOVE, HeaderValue::try_from(name).ok()?);
         }
-    }
-}
-
-fn unknown(name: &str) -> String {
-    let name = token::quoted(name);
-    format!(
-        "the parameter {name} is not known; there are `scope`, `authenticate_only` and \
-         `environment`"
-    )
-}
-
-// === The answer ===
-
-fn answer(decision: &Decision, realm: &str) -> Response {
-    match (decision.denial, &decision.identity) {
-        (Some(denial), _) => refused(Refusal::denied(decision, denial, realm)),
-        (None, Some(identity)) => {
-            allowed(identity, decision.billable).unwrap_or_else(|| refused(Refusal::internal()))
-        }
-        // An allow is always somebody's.
-        (None, None) => refused(Refusal::internal()),
-    }
-}
-
-/// 200 and who it is. Every header is always there, so that none of the same name which the client sent
-/// is left in its place.
-fn allowed(identity: &Identity, billable: bool) -> Option<Response> {
-    let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    for (name, value) in identity_headers(identity, billable) {
-        headers.insert(name, HeaderValue::try_from(value).ok()?);
-    }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Some(response)
-}
-
-/// What the client is told.
-fn refused(refusal: Refusal) -> Response {
-    let Refusal { status, reason, detail, challenge, retry_after } = refusal;
-    let mut response =
-        problem(StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN), reason, &detail);
-    let headers = response.headers_mut();
-    if let Some(challenge) = challenge.and_then(|it| HeaderValue::try_from(it).ok()) {
-        headers.insert(WWW_AUTHENTICATE, challenge);
-    }
-    if let Some(seconds) = retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
-}
-
-fn mistake(told: &str) -> Response {
-    tracing::debug!(told, "forward-auth was asked wrongly");
-    refused(Refusal::wrong_question(told))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::decision::Denial;
-
-    fn read(query: &str) -> Result<Asked, String> {
-        Asked::read(&format!("/v1/forward-auth?{query}").parse().unwrap())
-    }
-
-    #[test]
-    fn a_scope_is_decoded_and_an_environment_read() {
-        let asked = read("scope=memory%3Aread+or%20memory:admin&environment=test").unwrap();
-        assert_eq!(asked.scope.as_deref(), Some("memory:read or memory:admin"));
-        assert_eq!(asked.environment, Some(Environment::Test));
-        assert_eq!(read("authenticate_only=true").unwrap().scope, None);
-    }
-
-    #[test]
-    fn a_query_that_is_not_exactly_right_is_a_mistake() {
-        for query in [
-            "",
-            "scope=a:b&scope=c:d",
-            "scope=a:b&authenticate_only=true",
-            "authenticate_only=false",
-            "authenticate_only=",
-            "scope=a:b&environment=prod",
-            "scope=a:b&enviroment=test",
-            "Scope=a:b",
-        ] {
-            assert!(read(query).is_err(), "{query}");
-        }
-    }
-
-    #[test]
-    fn keys_that_are_not_valid_cannot_be_told_apart() {
-        let of = |denial| {
-            let revision = crate::revision::Position { epoch: 0, n: 0, tag: 0 };
-            let decision = Decision {
-                denial: Some(denial),
-                identity: None,
-                needed: None,
-                billable: false,
-                rule: None,
-                observed: None,
-                revision,
-            };
-            let response = refused(Refusal::denied(&decision, denial, "latchkey"));
-            let (head, body) = response.into_parts();
-            (head.status, format!("{:?}", head.headers), format!("{body:?}"))
-        };
-        let unknown = of(Denial::UnknownKey);
-        assert_eq!(unknown.0, StatusCode::UNAUTHORIZED);
-        for denial in [Denial::KeyRevoked, Denial::KeyDisabled, Denial::KeyExpired] {
-            assert_eq!(of(denial), unknown);
-        }
-        assert_ne!(of(Denial::MissingCredential), unknown);
+        told.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Some(response)
     }
 }

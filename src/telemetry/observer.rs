@@ -12,7 +12,6 @@ use crate::metrics::{Lookup, Metrics, Outcome, Stopwatch, Surface, Timing};
 use crate::serve::{Bound, Listen, Origin, Peer};
 
 const AUTHORIZE: &str = "latchkey.v1.AuthorizationService/Authorize";
-const FORWARD_AUTH: &str = "/v1/forward-auth";
 
 /// Watches calls; a cheap handle.
 #[derive(Clone)]
@@ -48,17 +47,23 @@ impl Observer {
         self.decision(Surface::Grpc, watch, span)
     }
 
-    /// A question was asked by HTTP, by this method.
+    /// A question was asked by HTTP: on this route, by this method.
     #[must_use]
     pub fn http_decision(
         &self,
+        route: &'static str,
         method: &Method,
         headers: &HeaderMap,
         peer: Option<&Peer>,
     ) -> DecisionWatch<'_> {
         let watch = Stopwatch::start();
-        let (method, name) = known_method(method);
-        let span = self.span(headers, name, peer).map(|span| of_http(span, method, self.scheme));
+        let method = known_method(method);
+        let shown = if method == "_OTHER" { "HTTP" } else { method };
+        let span = self
+            .tracer
+            .as_ref()
+            .and_then(|_| self.span(headers, &format!("{shown} {route}"), peer))
+            .map(|span| of_http(span, method, route, self.scheme));
         self.decision(Surface::Http, watch, span)
     }
 
@@ -68,8 +73,8 @@ impl Observer {
         watch: Stopwatch,
         span: Option<Span>,
     ) -> DecisionWatch<'_> {
-        let (lookup, end, span) = (Lookup::None, None, span.map(Box::new));
-        DecisionWatch { metrics: &self.metrics, surface, watch, lookup, end, span }
+        let (lookup, rule, end, span) = (Lookup::None, None, None, span.map(Box::new));
+        DecisionWatch { metrics: &self.metrics, surface, watch, lookup, rule, end, span }
     }
 
     /// A call of administration began; the method is one that there is, or `_OTHER`.
@@ -110,25 +115,25 @@ fn of_grpc(mut span: Span, method: &str) -> Span {
     span
 }
 
-fn of_http(mut span: Span, method: &str, scheme: &str) -> Span {
+fn of_http(mut span: Span, method: &str, route: &str, scheme: &str) -> Span {
     span.note("http.request.method", method);
-    span.note("http.route", FORWARD_AUTH);
-    span.note("url.path", FORWARD_AUTH);
+    span.note("http.route", route);
+    span.note("url.path", route);
     span.note("url.scheme", scheme);
     span
 }
 
-/// The method, and the name of the span: what a client made up is not repeated.
-fn known_method(method: &Method) -> (&'static str, &'static str) {
+/// The method, when it is one that there is: what a client made up is not repeated.
+fn known_method(method: &Method) -> &'static str {
     match method.as_str() {
-        "GET" => ("GET", "GET /v1/forward-auth"),
-        "HEAD" => ("HEAD", "HEAD /v1/forward-auth"),
-        "POST" => ("POST", "POST /v1/forward-auth"),
-        "PUT" => ("PUT", "PUT /v1/forward-auth"),
-        "PATCH" => ("PATCH", "PATCH /v1/forward-auth"),
-        "DELETE" => ("DELETE", "DELETE /v1/forward-auth"),
-        "OPTIONS" => ("OPTIONS", "OPTIONS /v1/forward-auth"),
-        _ => ("_OTHER", "HTTP /v1/forward-auth"),
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "_OTHER",
     }
 }
 
@@ -148,6 +153,8 @@ pub struct DecisionWatch<'a> {
     watch: Stopwatch,
     /// How the cache could help.
     pub lookup: Lookup,
+    /// The rule that answered, where rules were asked.
+    pub rule: Option<Arc<str>>,
     end: Option<Outcome>,
     span: Option<Box<Span>>,
 }
@@ -158,11 +165,21 @@ impl DecisionWatch<'_> {
         self.end = Some(outcome);
         let ids = self.span.as_mut().map(|span| {
             note_decision(span, outcome, self.lookup, who);
+            if let Some(rule) = &self.rule {
+                span.note("latchkey.rule", &**rule);
+            }
             note_end(span, told);
             span.ids()
         });
+        let rule = self.rule.as_deref();
+        if let Outcome::Observed(denial) = outcome {
+            let key_id = who.map(|who| tracing::field::display(&who.key_id));
+            let reason = denial.as_str();
+            tracing::info!(rule, reason, key_id, "a rule that is only observed would have denied");
+        }
         tracing::debug!(
             surface = self.surface.as_str(),
+            rule,
             decision = outcome.decision(),
             reason = outcome.reason(),
             cache = self.lookup.as_str(),

@@ -19,6 +19,7 @@ mod revocation;
 mod store;
 mod truth;
 
+mod gateways;
 mod hostile;
 mod leaks;
 mod process;

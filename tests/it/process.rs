@@ -14,7 +14,6 @@ use crate::support::{Folder, Server, eventually, latchkey};
 mod commands;
 mod development;
 mod disk;
-mod forward_auth;
 mod running;
 mod starting;
 
@@ -83,7 +82,7 @@ pub(crate) fn sqlite(database: &str, sql: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-async fn make_account(server: &Server, root: &str, id: &str) {
+pub(crate) async fn make_account(server: &Server, root: &str, id: &str) {
     let request = CreateAccountRequest {
         account_id: id.into(),
         display_name: id.into(),
@@ -93,7 +92,11 @@ async fn make_account(server: &Server, root: &str, id: &str) {
     server.accounts(root).await.create_account(request).await.unwrap();
 }
 
-async fn make_key(server: &Server, root: &str, account: &str) -> Result<CreateKeyResponse, Status> {
+pub(crate) async fn make_key(
+    server: &Server,
+    root: &str,
+    account: &str,
+) -> Result<CreateKeyResponse, Status> {
     let request = CreateKeyRequest {
         account_id: account.into(),
         display_name: "a key".into(),

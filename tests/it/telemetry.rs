@@ -49,14 +49,14 @@ fn operations(server: &Server, path: &str, arguments: &[&str]) -> (u16, String) 
 }
 
 /// What a metric says for these labels, written as on `/metrics`; 0 where it says nothing.
-fn metric(server: &Server, name: &str) -> f64 {
+pub(crate) fn metric(server: &Server, name: &str) -> f64 {
     let (_, text) = operations(server, "metrics", &[]);
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
 }
 
 /// Waits until the log has a line with all of these.
-async fn logged(server: &Server, parts: &[&str]) -> serde_json::Value {
+pub(crate) async fn logged(server: &Server, parts: &[&str]) -> serde_json::Value {
     eventually(IN_TIME, &format!("{parts:?} in the log"), || {
         let log = server.log();
         let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)))?;

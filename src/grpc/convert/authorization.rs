@@ -10,7 +10,7 @@ use crate::proto::v1;
 use crate::scope::expression::BadExpression;
 
 /// What a caller asks; it borrows the message.
-pub(in crate::grpc) fn question(request: &v1::AuthorizeRequest) -> Result<Question<'_>, Error> {
+pub(crate) fn question(request: &v1::AuthorizeRequest) -> Result<Question<'_>, Error> {
     let v1::AuthorizeRequest {
         token,
         required_scope,
@@ -59,7 +59,7 @@ fn address(violations: &mut Violations, text: &str) -> Option<IpAddr> {
 }
 
 /// What the caller is told.
-pub(in crate::grpc) fn answer(decision: Decision, realm: &str) -> v1::AuthorizeResponse {
+pub(crate) fn answer(decision: Decision, realm: &str) -> v1::AuthorizeResponse {
     // The challenge is only made where there is something to challenge.
     let challenge = decision.denial.and_then(|_| decision.challenge(realm));
     let http_status = i32::from(decision.http_status());

@@ -298,11 +298,11 @@ async fn send_everywhere(server: &Server, root: &str, secret: &str) {
     drop(make_key(server, root, secret).await);
     let bearer = format!("Bearer {secret}");
     for header in [("authorization", &*bearer), ("authorization", secret), ("x-api-key", secret)] {
-        super::forward_auth::ask(server, "scope=memory:write", &[header]);
+        crate::gateways::forward_auth::ask(server, "scope=memory:write", &[header]);
     }
     let in_query = secret.replace(' ', "+");
     for query in [format!("{in_query}=1"), format!("scope={in_query}"), format!("token={in_query}")]
     {
-        super::forward_auth::ask(server, &query, &[]);
+        crate::gateways::forward_auth::ask(server, &query, &[]);
     }
 }

@@ -8,25 +8,25 @@ use latchkey::proto::v1::{
     create_key_request::Expiration, revoke_key_request::Target,
 };
 
-use super::{make_account, make_key};
+use crate::process::{make_account, make_key};
 use crate::support::Server;
 
-const UNKNOWN: &str = "hm_live_0000000000000000000000000000002dlYSp";
+pub(super) const UNKNOWN: &str = "hm_live_0000000000000000000000000000002dlYSp";
 
 /// An answer: its status, its headers without the date, and its body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    fn problem(&self) -> serde_json::Value {
+    pub(crate) fn problem(&self) -> serde_json::Value {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap();
         assert_eq!(problem["status"], self.status);
@@ -36,7 +36,7 @@ impl Answer {
 }
 
 /// Asks about a request with these headers.
-pub(super) fn ask(server: &Server, query: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) fn ask(server: &Server, query: &str, headers: &[(&str, &str)]) -> Answer {
     let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     let mut arguments = Vec::new();
     for header in &headers {
@@ -45,7 +45,7 @@ pub(super) fn ask(server: &Server, query: &str, headers: &[(&str, &str)]) -> Ans
     curl(server, &format!("/v1/forward-auth?{query}"), &arguments)
 }
 
-fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
+pub(crate) fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
     let mut command = Command::new("curl");
     command.args(["-sS", "-i", "--globoff", "--path-as-is", "--max-time", "10"]).args(arguments);
     let output = command.arg(format!("http://{}{path}", server.http())).output().unwrap();
@@ -62,7 +62,7 @@ fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
     Answer { status, headers, body: body.to_owned() }
 }
 
-fn bearer(token: &str) -> String {
+pub(super) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
@@ -219,7 +219,7 @@ async fn a_proxy_that_asks_wrongly_is_told_500_and_never_200() {
     let server = Server::start_dev().await;
     let live = server.live_key();
     for (query, told) in [
-        ("", "name a `scope`"),
+        ("", "gateway.trusted_proxies"),
         ("scope=", "scope"),
         ("scope=memory:read&scope=memory:read", "twice"),
         ("scope=memory:read&authenticate_only=true", "not both"),

@@ -1,0 +1,215 @@
+//! `POST /v1/authorize`: `Authorize` for services without gRPC, in JSON as protobuf prescribes it.
+//!
+//! A decision is always a 200, whatever it says: a status of its own is about the question or its caller.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use axum::{Extension, Router};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use tokio::time::timeout;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::{Public, refused};
+use crate::authorizer::Credential;
+use crate::authorizer::operator::Decide;
+use crate::decision::Decision;
+use crate::error::{Error, Reason};
+use crate::gateway::Refusal;
+use crate::grpc::convert::authorization::{answer, question};
+use crate::grpc::{Callers, status};
+use crate::metrics::{Lookup, Outcome};
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::v1::{AuthorizeRequest, AuthorizeResponse};
+use crate::serve::Peer;
+use crate::telemetry::Ended;
+
+const ROUTE: &str = "/v1/authorize";
+/// As much as `Authorize` takes.
+pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
+/// The longest that a body takes to arrive.
+pub(super) const BODY_TIME_MAX: Duration = Duration::from_secs(4);
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptors were made by our own build")
+});
+
+/// `/v1/authorize`.
+pub(super) fn router() -> Router<Public> {
+    Router::new().route(ROUTE, post(authorize))
+}
+
+async fn authorize(
+    State(public): State<Public>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let peer = peer.map(|Extension(peer)| peer);
+    let peer = peer.as_ref();
+    let mut watch = public.observer.http_decision(ROUTE, &Method::POST, &headers, peer);
+    let (outcome, who, response) =
+        match public.decide(&headers, peer, body, &mut watch.lookup).await {
+            Ok(decision) => {
+                let (outcome, who) = (Outcome::of(&decision), decision.identity.clone());
+                let told = json_of(&answer(decision, &public.gateway.realm));
+                (outcome, who, json(told))
+            }
+            Err(error) => {
+                status::log(&error);
+                let outcome = Outcome::Failed(error.reason);
+                (outcome, None, refused(Refusal::of_service(&error, &public.gateway.realm)))
+            }
+        };
+    watch.end(outcome, who.as_ref(), Ended::Http(response.status().as_u16()));
+    response
+}
+
+impl Public {
+    async fn decide(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        body: Body,
+        lookup: &mut Lookup,
+    ) -> Result<Decision, Error> {
+        self.admit(bearer(headers), peer).await?;
+        let body = read(body).await?;
+        let mut request = request_of(&body)?;
+        let decision = match question(&request) {
+            Ok(question) => self.authorizer.authorize_noting(&question, lookup).await,
+            Err(error) => Err(error),
+        };
+        request.token.zeroize();
+        decision
+    }
+
+    /// Whether whoever asks may.
+    pub(super) async fn admit(
+        &self,
+        credential: Credential<'_>,
+        peer: Option<&Peer>,
+    ) -> Result<(), Error> {
+        match &self.callers {
+            Callers::Any => Ok(()),
+            Callers::Mtls(names) => names.admit(peer),
+            Callers::Key => {
+                let address = peer.and_then(Peer::ip);
+                self.authorizer.operator::<Decide>(credential, address, String::new()).await?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The caller's own credential.
+fn bearer(headers: &HeaderMap) -> Credential<'_> {
+    Credential::from_headers(headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes), [])
+}
+
+/// A body that arrives in time and is not too large.
+pub(super) async fn read(body: Body) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let whole = timeout(BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    let whole = whole.map_err(|_| {
+        let told = format!("the body did not arrive within {BODY_TIME_MAX:?}");
+        Error::new(Reason::DeadlineExceeded, told)
+    })?;
+    let bytes: Bytes = whole
+        .map_err(|_| {
+            let told = format!("the body is cut off, or larger than {BODY_BYTES_MAX} bytes");
+            Error::new(Reason::MessageTooLarge, told)
+        })?
+        .to_bytes();
+    Ok(Zeroizing::new(bytes.into()))
+}
+
+// === JSON ===
+
+fn descriptor(name: &str) -> MessageDescriptor {
+    POOL.get_message_by_name(name).expect("the message is ours")
+}
+
+fn request_of(body: &[u8]) -> Result<AuthorizeRequest, Error> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = DynamicMessage::deserialize(descriptor("latchkey.v1.AuthorizeRequest"), &mut json)
+        .and_then(|message| json.end().map(|()| message));
+    // The text of the error may repeat what stands in the body; its place does not.
+    let message = read.map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        let told = format!("the body is no AuthorizeRequest in JSON; it is wrong at {place}");
+        Error::new(Reason::InvalidField, told)
+    })?;
+    let bytes = Zeroizing::new(message.encode_to_vec());
+    AuthorizeRequest::decode(&**bytes).map_err(|_| Error::new(Reason::Internal, "internal error"))
+}
+
+/// With every field, so that what is false or empty is seen to be so.
+fn json_of(answer: &AuthorizeResponse) -> Vec<u8> {
+    let mut message = DynamicMessage::new(descriptor("latchkey.v1.AuthorizeResponse"));
+    message.transcode_from(answer).expect("the message is of that type");
+    let mut json = serde_json::Serializer::new(Vec::new());
+    let options = SerializeOptions::new().skip_default_fields(false);
+    message.serialize_with_options(&mut json, &options).expect("a buffer takes everything");
+    json.into_inner()
+}
+
+pub(super) fn json(body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_read_by_either_name_of_its_fields() {
+        for json in [
+            r#"{"token": "t", "requiredScope": "a:b", "requiredEnvironment": "ENVIRONMENT_LIVE", "cost": 0}"#,
+            r#"{"token": "t", "required_scope": "a:b", "required_environment": 1, "cost": "0"}"#,
+        ] {
+            let request = request_of(json.as_bytes()).unwrap();
+            assert_eq!((&*request.token, &*request.required_scope), ("t", "a:b"));
+            assert_eq!((request.required_environment, request.cost), (1, Some(0)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_told_by_its_place_and_not_repeated() {
+        for json in [
+            "",
+            "[]",
+            "{",
+            "{} x",
+            r#"{"tokn": "hm_live_secret"}"#,
+            r#"{"token": 7}"#,
+            r#"{"requiredScope": "hm_live_secret}"#,
+            r#"{"cost": -1}"#,
+        ] {
+            let error = request_of(json.as_bytes()).unwrap_err();
+            assert!(error.message.contains("wrong at line"), "{json}: {}", error.message);
+            assert!(!error.message.contains("secret"), "{json}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn an_answer_has_every_field() {
+        let told: serde_json::Value =
+            serde_json::from_slice(&json_of(&AuthorizeResponse::default())).unwrap();
+        assert_eq!(told["allowed"], false);
+        assert_eq!(told["keyId"], "");
+        assert_eq!(told["reason"], "DECISION_REASON_UNSPECIFIED");
+    }
+}
