@@ -84,6 +84,13 @@ impl Change {
         let Some(mut before) = before else {
             return Self { after, before: None };
         };
+        // A field that is left out while it is empty is told as empty where it comes or goes.
+        for (name, value) in &after {
+            before.entry(name).or_insert_with(|| nothing_like(value));
+        }
+        for (name, value) in &before {
+            after.entry(name).or_insert_with(|| nothing_like(value));
+        }
         before.retain(|name, value| after.get(name) != Some(value));
         after.retain(|name, _| before.contains_key(name));
         Self { after, before: Some(before) }
@@ -168,6 +175,15 @@ pub fn of_policy(policy: &Policy) -> Fields {
     object(serde_json::to_value(policy).unwrap_or_default())
 }
 
+/// What a field is that is left out in one state of a record, and not in another.
+fn nothing_like(value: &Value) -> Value {
+    match value {
+        Value::Array(_) => json!([]),
+        Value::Object(_) => json!({}),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Value::Null,
+    }
+}
+
 fn object(value: Value) -> Fields {
     match value {
         Value::Object(map) => map,
@@ -190,5 +206,17 @@ mod tests {
         let text = serde_json::to_string(&told).unwrap();
         assert_eq!(text, r#"{"after":{"disabled":true},"before":{"disabled":false}}"#);
         assert_eq!(serde_json::from_str::<Change>(&text).unwrap(), told);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_told_as_empty_before_and_after() {
+        let (without, with) = (json!({ "plans": [1] }), json!({ "plans": [1], "rules": [2] }));
+        let between = |before: &Value, after: &Value| {
+            let told = Change::between(Some(object(before.clone())), object(after.clone()));
+            serde_json::to_value(told).unwrap()
+        };
+        let (none, some) = (json!({ "rules": [] }), json!({ "rules": [2] }));
+        assert_eq!(between(&without, &with), json!({ "before": none, "after": some }));
+        assert_eq!(between(&with, &without), json!({ "before": some, "after": none }));
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Reason};
 use crate::feed::{Feed, not_ready};
 use crate::key::KeyId;
 use crate::metrics::Lookup;
-use crate::policy::routes::{Answer, Needs, Target};
+use crate::policy::routes::{Gate, Needs, Target};
 use crate::revision::Position;
 use crate::scope::expression::Expression;
 use crate::token::{self, Digest, Environment, Prefix};
@@ -230,27 +230,22 @@ fn needed(question: &Question<'_>, view: &View<'_>) -> Result<Result<Needed, Dec
         Required::AuthenticateOnly => return of_question(None),
         Required::ByRules(target) => target,
     };
-    let (route, is_allowed) = match view.catalogue().routes().answer(target) {
-        Answer::Rule(route) => match &route.needs {
-            Needs::Scope(_) | Needs::AuthenticateOnly => {
-                let scope = match &route.needs {
-                    Needs::Scope(expression) => Some(Arc::clone(expression)),
-                    _ => None,
-                };
-                return Ok(Ok(Needed {
-                    scope,
-                    environment: question.environment.or(route.environment),
-                    cost: question.cost.or(route.cost),
-                    rule: Some((Arc::clone(&route.name), route.is_observed)),
-                }));
-            }
-            Needs::Public => (Some(route), true),
-            Needs::Deny => (Some(route), false),
-        },
-        Answer::Blind(route) => (Some(route), false),
-        Answer::NoRule | Answer::Ambiguous => (None, false),
+    let (route, denial) = match view.catalogue().routes().answer(target).gate() {
+        Gate::Key(route) => {
+            let scope = match &route.needs {
+                Needs::Scope(expression) => Some(Arc::clone(expression)),
+                Needs::AuthenticateOnly | Needs::Public | Needs::Deny => None,
+            };
+            return Ok(Ok(Needed {
+                scope,
+                environment: question.environment.or(route.environment),
+                cost: question.cost.or(route.cost),
+                rule: Some((Arc::clone(&route.name), route.is_observed)),
+            }));
+        }
+        Gate::Open(route) => (Some(route), None),
+        Gate::Closed(route) => (route, Some(Denial::RouteDenied)),
     };
-    let denial = (!is_allowed).then_some(Denial::RouteDenied);
     let is_observed = route.is_some_and(|route| route.is_observed);
     Ok(Err(Decision {
         denial: denial.filter(|_| !is_observed),

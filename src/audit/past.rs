@@ -89,7 +89,7 @@ impl Past {
             found.push(Contradiction::new("a revoked key", "never changed", "changed"));
         }
         for (name, value) in before.iter().flatten() {
-            if self.is_made() && self.fields.get(name) != Some(value) {
+            if self.is_made() && !is_same(self.fields.get(name), Some(value)) {
                 found.push(Contradiction::new(
                     format!("{name} before the change"),
                     shown(self.fields.get(name)),
@@ -125,12 +125,20 @@ impl Past {
         let names =
             self.fields.keys().chain(record.keys().filter(|name| !self.fields.contains_key(*name)));
         names
-            .filter(|name| self.fields.get(*name) != record.get(*name))
+            .filter(|name| !is_same(self.fields.get(*name), record.get(*name)))
             .map(|name| {
                 Contradiction::new(name, shown(self.fields.get(name)), shown(record.get(name)))
             })
             .collect()
     }
+}
+
+/// Whether two say the same; a list that is left out is an empty one.
+fn is_same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    let is_none = |value: Option<&Value>| {
+        value.is_none_or(|value| value.as_array().is_some_and(Vec::is_empty))
+    };
+    one == other || (is_none(one) && is_none(other))
 }
 
 fn shown(value: Option<&Value>) -> String {
@@ -276,6 +284,18 @@ mod tests {
         assert_eq!(whats(&past.step(&change_first)), ["plan before the change"]);
         let odd = change(Some(json!({ "plan": "free" })), json!({ "labels": {} }));
         assert_eq!(whats(&past.step(&odd)), ["plan after the change", "labels before the change"]);
+    }
+
+    #[test]
+    fn a_list_that_comes_and_goes_follows() {
+        let mut past = Past::default();
+        past.step(&change(None, json!({ "plans": [1] })));
+        let (without, with) = (json!({ "rules": [] }), json!({ "rules": [2] }));
+        assert!(past.step(&change(Some(without.clone()), with.clone())).is_empty());
+        assert_eq!(past.compare(&fields(json!({ "plans": [1], "rules": [2] }))), []);
+        assert_eq!(whats(&past.compare(&fields(json!({ "plans": [1] })))), ["rules"]);
+        assert!(past.step(&change(Some(with), without)).is_empty());
+        assert_eq!(past.compare(&fields(json!({ "plans": [1] }))), []);
     }
 
     #[test]

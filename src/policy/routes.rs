@@ -58,8 +58,101 @@ pub enum Answer<'a> {
     Blind(&'a Route),
     /// None matches.
     NoRule,
-    /// The path, or the host, could be read in two ways.
-    Ambiguous,
+    /// The host or the path could be read in two ways, for this reason.
+    Ambiguous(Ambiguity),
+}
+
+/// What an answer comes to, before any key is looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Gate<'a> {
+    /// The key decides: it is a rule that needs one.
+    Key(&'a Route),
+    /// Everybody passes.
+    Open(&'a Route),
+    /// Nobody passes; by this rule, if by one.
+    Closed(Option<&'a Route>),
+}
+
+impl<'a> Answer<'a> {
+    /// What it comes to.
+    #[must_use]
+    pub const fn gate(self) -> Gate<'a> {
+        match self {
+            Self::Rule(route) => match route.needs {
+                Needs::Scope(_) | Needs::AuthenticateOnly => Gate::Key(route),
+                Needs::Public => Gate::Open(route),
+                Needs::Deny => Gate::Closed(Some(route)),
+            },
+            Self::Blind(route) => Gate::Closed(Some(route)),
+            Self::NoRule | Self::Ambiguous(_) => Gate::Closed(None),
+        }
+    }
+}
+
+/// Why two readers could read one host or one path differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ambiguity {
+    /// The host is none that can be understood.
+    Host,
+    /// The path does not begin with `/`.
+    NoSlash,
+    /// It holds `\`.
+    Backslash,
+    /// It holds `;`.
+    Semicolon,
+    /// It holds `#`.
+    Hash,
+    /// It holds a space, a control character or one beyond ASCII.
+    Unprintable,
+    /// It holds a `%` that two hexadecimal digits do not follow.
+    BadEscape,
+    /// It holds `/` as an escape.
+    EscapedSlash,
+    /// It holds as an escape what it may not hold plainly either.
+    EscapedSpecial,
+    /// It holds an escape that stands for a part of another.
+    EscapedTwice,
+    /// Its escapes are not UTF-8.
+    NotUtf8,
+    /// It holds `//`.
+    EmptySegment,
+    /// It holds `.` or `..` as a segment.
+    DotSegment,
+}
+
+impl Ambiguity {
+    /// What is ambiguous, as a clause.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "the host is not one that can be understood",
+            Self::NoSlash => "the path does not begin with `/`",
+            Self::Backslash => "the path holds `\\`",
+            Self::Semicolon => "the path holds `;`",
+            Self::Hash => "the path holds `#`",
+            Self::Unprintable => {
+                "the path holds a space, a control character or one beyond ASCII that is not escaped"
+            }
+            Self::BadEscape => "the path holds a `%` that two hexadecimal digits do not follow",
+            Self::EscapedSlash => "the path holds an escaped `/` (`%2f`)",
+            Self::EscapedSpecial => {
+                "the path holds an escaped `\\`, `;`, `#` or control character (as `%5c` or `%00`)"
+            }
+            Self::EscapedTwice => "the path holds an escaped escape (as `%252f`)",
+            Self::NotUtf8 => "the path holds escapes that are not UTF-8",
+            Self::EmptySegment => "the path holds `//`",
+            Self::DotSegment => "the path holds the segment `.` or `..`, escaped or not",
+        }
+    }
+
+    const fn of_byte(byte: u8) -> Self {
+        match byte {
+            b'\\' => Self::Backslash,
+            b';' => Self::Semicolon,
+            b'#' => Self::Hash,
+            _ => Self::Unprintable,
+        }
+    }
 }
 
 // === Requests ===
@@ -67,11 +160,11 @@ pub enum Answer<'a> {
 /// A request, as far as rules go by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target<'a> {
-    /// In lower case, without a port; `None` when it is none that can be understood.
+    /// In lower case, without a port.
     host: Option<Cow<'a, str>>,
     method: &'a str,
-    /// Decoded, without the query; `None` when it could be read in two ways.
-    path: Option<Cow<'a, str>>,
+    /// Decoded, without the query.
+    path: Result<Cow<'a, str>, Ambiguity>,
     mcp: Option<Mcp<'a>>,
 }
 
@@ -116,45 +209,54 @@ fn host_name(host: &str) -> Option<Cow<'_, str>> {
     Some(if is_lower { Cow::Borrowed(name) } else { Cow::Owned(name.to_ascii_lowercase()) })
 }
 
-/// The path as a server reads it; `None` when two servers could read it differently.
-fn decoded(path: &str) -> Option<Cow<'_, str>> {
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && !br"\;#".contains(&byte);
-    if !path.starts_with('/') || !path.bytes().all(is_plain) {
-        return None;
+/// The path as a server reads it, or why two servers could read it differently.
+fn decoded(path: &str) -> Result<Cow<'_, str>, Ambiguity> {
+    if !path.starts_with('/') {
+        return Err(Ambiguity::NoSlash);
     }
-    let decoded = if path.contains('%') {
-        let mut bytes = Vec::with_capacity(path.len());
-        let mut parts = path.split('%');
-        bytes.extend_from_slice(parts.next()?.as_bytes());
-        for part in parts {
-            let (digits, rest) = part.split_at_checked(2)?;
-            let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
-            let is_same_to_all = byte >= 0x80 || byte == b' ' || is_plain(byte);
-            if !is_same_to_all || byte == b'/' {
-                return None;
-            }
-            bytes.push(byte);
-            bytes.extend_from_slice(rest.as_bytes());
-        }
-        // A second decoding must find nothing.
-        let is_escape =
-            |part: &[u8]| part[0] == b'%' && part[1..].iter().all(u8::is_ascii_hexdigit);
-        if bytes.windows(3).any(is_escape) {
-            return None;
-        }
-        Cow::Owned(String::from_utf8(bytes).ok()?)
-    } else {
-        Cow::Borrowed(path)
-    };
+    if let Some(byte) = path.bytes().find(|byte| !is_plain(*byte)) {
+        return Err(Ambiguity::of_byte(byte));
+    }
+    let decoded =
+        if path.contains('%') { Cow::Owned(unescaped(path)?) } else { Cow::Borrowed(path) };
     let mut segments = decoded.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
-        let is_last = segments.peek().is_none();
-        if matches!(segment, "." | "..") || (segment.is_empty() && !is_last) {
-            return None;
+        if matches!(segment, "." | "..") {
+            return Err(Ambiguity::DotSegment);
+        }
+        if segment.is_empty() && segments.peek().is_some() {
+            return Err(Ambiguity::EmptySegment);
         }
     }
-    Some(decoded)
+    Ok(decoded)
+}
+
+/// Whether all readers take this byte of a path for itself.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !br"\;#".contains(&byte)
+}
+
+fn unescaped(path: &str) -> Result<String, Ambiguity> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut parts = path.split('%');
+    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2).ok_or(Ambiguity::BadEscape)?;
+        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex);
+        match byte.ok_or(Ambiguity::BadEscape)? {
+            b'/' => return Err(Ambiguity::EscapedSlash),
+            byte if byte >= 0x80 || byte == b' ' || is_plain(byte) => bytes.push(byte),
+            _ => return Err(Ambiguity::EscapedSpecial),
+        }
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    // A second decoding must find nothing.
+    let is_escape = |part: &[u8]| part[0] == b'%' && part[1..].iter().all(u8::is_ascii_hexdigit);
+    if bytes.windows(3).any(is_escape) {
+        return Err(Ambiguity::EscapedTwice);
+    }
+    String::from_utf8(bytes).map_err(|_| Ambiguity::NotUtf8)
 }
 
 // === Patterns ===
@@ -271,8 +373,12 @@ impl Routes {
     /// What the rules say of this request.
     #[must_use]
     pub fn answer(&self, target: &Target<'_>) -> Answer<'_> {
-        let (Some(host), Some(path)) = (target.host.as_deref(), target.path.as_deref()) else {
-            return Answer::Ambiguous;
+        let Some(host) = target.host.as_deref() else {
+            return Answer::Ambiguous(Ambiguity::Host);
+        };
+        let path = match &target.path {
+            Ok(path) => path,
+            Err(ambiguity) => return Answer::Ambiguous(*ambiguity),
         };
         let Some(route) = self.0.iter().find(|route| route.matches(target, host, path)) else {
             return Answer::NoRule;
@@ -322,7 +428,7 @@ mod tests {
             Answer::Rule(route) => route.name.to_string(),
             Answer::Blind(route) => format!("!{}", route.name),
             Answer::NoRule => "none".into(),
-            Answer::Ambiguous => "ambiguous".into(),
+            Answer::Ambiguous(_) => "ambiguous".into(),
         }
     }
 
@@ -414,6 +520,24 @@ mod tests {
         ] {
             assert_eq!(answer(&catalogue, &get("a.b", path)), "ambiguous", "{path}");
         }
+        for (path, told) in [
+            ("a", Ambiguity::NoSlash),
+            ("/a\\b", Ambiguity::Backslash),
+            ("/a;b", Ambiguity::Semicolon),
+            ("/a#b", Ambiguity::Hash),
+            ("/ä", Ambiguity::Unprintable),
+            ("/a%zz", Ambiguity::BadEscape),
+            ("/a%2Fb", Ambiguity::EscapedSlash),
+            ("/a%5c", Ambiguity::EscapedSpecial),
+            ("/a%252f", Ambiguity::EscapedTwice),
+            ("/a%ff", Ambiguity::NotUtf8),
+            ("/a//b", Ambiguity::EmptySegment),
+            ("/a/.%2e/b", Ambiguity::DotSegment),
+        ] {
+            let target = get("a.b", path);
+            let answer = catalogue.routes().answer(&target);
+            assert!(matches!(answer, Answer::Ambiguous(is) if is == told), "{path}: {answer:?}");
+        }
         for path in ["/", "/a/", "/...", "/a%20b", "/a%40b", "/%c3%a4", "/100%25", "/a?//..;%2f"] {
             assert_eq!(answer(&catalogue, &get("a.b", path)), "all", "{path}");
         }
@@ -479,7 +603,7 @@ mod tests {
         fn a_path_that_is_compared_has_one_reading(
             path in "/([a-c/.;%2fFeE5c0\\\\]|%2e|%2f|%61|%25){0,12}",
         ) {
-            if let Some(decoded) = decoded(&path) {
+            if let Ok(decoded) = decoded(&path) {
                 let segments = |text: &str| text.matches('/').count();
                 prop_assert_eq!(segments(&path), segments(&decoded));
                 prop_assert!(!decoded.contains("//") && !decoded.contains(['\\', ';', '\0']));
