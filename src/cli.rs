@@ -19,6 +19,7 @@ use self::incident::IncidentArguments;
 use self::key::KeyCommand;
 use self::policy::PolicyCommand;
 use self::profiles::ProfileCommand;
+use self::rules::RulesCommand;
 use self::server::ServerArguments;
 use self::settings::ConfigArguments;
 use crate::failure::Failures;
@@ -36,6 +37,7 @@ mod health;
 mod incident;
 mod key;
 mod policy;
+mod rules;
 
 mod completions;
 mod profiles;
@@ -110,9 +112,12 @@ enum Command {
     Authorize(AuthorizeArguments),
     /// A token has leaked: end its key and all that the key made, and report
     Incident(IncidentArguments),
-    /// Read, check or replace the policy: scopes, plans and bounds
+    /// Read, check, try or replace the policy: scopes, plans, rules and bounds
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Hold the policy's rules against what has passed
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Show the audit trail, or verify it
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -232,6 +237,7 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
         Command::Authorize(arguments) => authorize::run(arguments, &environment, console),
         Command::Incident(arguments) => incident::run(arguments, &environment, console),
         Command::Policy(command) => policy::run(command, &environment, console),
+        Command::Rules(command) => rules::run(&command, &environment, console),
         Command::Audit(command) => audit::run(command, environment, console),
         Command::Explain(arguments) => explain::run(&arguments, &environment, console),
         Command::Root(RootCommand::Reset { config, token_file }) => {

@@ -1,12 +1,13 @@
 //! Policies as people write them, in TOML, and as clients send them, as a message: what is found right means the
-//! same after every way of writing it, and implies what naive reading says.
+//! same after every way of writing it, implies what naive reading says, and has the first of its rules that matches answer.
 
 #![no_main]
 
 use std::collections::BTreeSet;
 
 use latchkey::inside::{policy_from_proto, policy_to_proto};
-use latchkey::policy::{Catalogue, Policy, own_scopes};
+use latchkey::policy::routes::{Answer, Mcp, Target};
+use latchkey::policy::{Catalogue, Policy, Rule, own_scopes};
 use latchkey::proto::v1;
 use latchkey::scope::ScopePattern;
 use libfuzzer_sys::fuzz_target;
@@ -23,7 +24,11 @@ fuzz_target!(|data: &[u8]| {
     };
     if let Some(policy) = policy.filter(|policy| policy.validate("").is_ok()) {
         check_ways_of_writing(&policy);
-        check_meaning(&policy);
+        // Its rules' scopes are looked at only when it is compiled.
+        if let Ok(catalogue) = Catalogue::compile(policy.clone(), "") {
+            check_meaning(&policy, &catalogue);
+            check_rules(&policy, &catalogue);
+        }
     }
 });
 
@@ -36,8 +41,7 @@ fn check_ways_of_writing(policy: &Policy) {
     assert_eq!(&policy_from_proto(message).expect("its own message"), policy);
 }
 
-fn check_meaning(policy: &Policy) {
-    let catalogue = Catalogue::compile(policy.clone(), "").expect("it was found right");
+fn check_meaning(policy: &Policy, catalogue: &Catalogue) {
     let definitions = [own_scopes(), policy.scopes.clone()].concat();
     for scope in &definitions {
         let mut implied = BTreeSet::from([scope.name.as_str()]);
@@ -61,5 +65,35 @@ fn check_meaning(policy: &Policy) {
         }
         let is_own = |name: &&&str| name.starts_with("latchkey:");
         assert!(pattern.is_own() || implied.iter().find(is_own).is_none(), "{scope:?}");
+    }
+}
+
+/// What answers a request is the first rule that would answer it alone.
+fn check_rules(policy: &Policy, catalogue: &Catalogue) {
+    let alone = |rule: &Rule| {
+        let policy = Policy { rules: vec![rule.clone()], ..policy.clone() };
+        Catalogue::compile(policy, "").expect("a part of what is right")
+    };
+    let alone: Vec<_> = policy.rules.iter().map(alone).collect();
+    for rule in &policy.rules {
+        let first = |list: &[String]| list.first().cloned().unwrap_or_else(|| "x".to_owned());
+        let host = first(&rule.hosts).replace('*', "x");
+        let filled: Vec<_> =
+            rule.path.split('/').map(|it| if it.contains('{') { "x" } else { it }).collect();
+        let path = if rule.path.is_empty() { "/".to_owned() } else { filled.join("/") };
+        let (mcp_method, tool) = (first(&rule.mcp_methods), first(&rule.mcp_tools));
+        let mcp = Mcp { method: &mcp_method, tool: Some(&tool) };
+        let method = first(&rule.methods);
+        for mcp in [Some(mcp), None] {
+            let target = Target::new(&host, &method, &path, mcp);
+            let name = |catalogue: &Catalogue| match catalogue.routes().answer(&target) {
+                Answer::Rule(route) => Some((route.name.to_string(), false)),
+                Answer::Blind(route) => Some((route.name.to_string(), true)),
+                Answer::NoRule => None,
+                Answer::Ambiguous(ambiguity) => Some((ambiguity.as_str().to_owned(), false)),
+            };
+            assert_eq!(name(catalogue), alone.iter().find_map(&name), "{target:?}");
+            assert!(mcp.is_none() || name(catalogue).is_none_or(|(_, is_blind)| !is_blind));
+        }
     }
 }

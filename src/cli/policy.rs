@@ -1,10 +1,11 @@
-//! `latchkey policy`: reads, checks and replaces the policy.
+//! `latchkey policy`: reads, checks, tries and replaces the policy.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use self::test::TestArguments;
 use super::console::{Console, Form, OutputArguments};
 use super::receipt;
 use super::server::ServerArguments;
@@ -15,6 +16,8 @@ use crate::failure::Failure;
 use crate::grpc::convert::{policy_from_proto, policy_to_proto};
 use crate::policy::Policy;
 use crate::proto::v1::{ApplyPolicyRequest, ApplyPolicyResponse, GetPolicyRequest};
+
+mod test;
 
 /// `latchkey policy …`.
 #[derive(Debug, Subcommand)]
@@ -33,6 +36,9 @@ pub(super) enum PolicyCommand {
         #[command(flatten)]
         server: ServerArguments,
     },
+    /// Say which rule answers a request, and why
+    #[command(after_help = test::EXIT_CODES)]
+    Test(TestArguments),
     /// Replace the server's policy
     Apply(ApplyArguments),
 }
@@ -66,6 +72,7 @@ pub(super) fn run(
     match command {
         PolicyCommand::Get { output, server } => get(output, &server, environment, console),
         PolicyCommand::Check { file, server } => check(&file, &server, environment, console),
+        PolicyCommand::Test(arguments) => test::run(&arguments, environment, console),
         PolicyCommand::Apply(arguments) => apply(arguments, environment, console),
     }
 }
@@ -107,8 +114,9 @@ fn check(
         let answer = server.open(environment)?.call(message)?;
         tell_notices(&answer, console);
     }
-    let (scopes, plans) = (policy.scopes.len(), policy.plans.len());
-    console.answer(&format!("The policy is right: {scopes} scopes, {plans} plans."));
+    let (scopes, plans, rules) = (policy.scopes.len(), policy.plans.len(), policy.rules.len());
+    let told = format!("The policy is right: {scopes} scopes, {plans} plans, {rules} rules.");
+    console.answer(&told);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,7 +12,7 @@ use crate::proto::v1::{
     GetPolicyRequest, GetPolicyResponse, Key, ListAccountsRequest, ListAccountsResponse,
     ListKeysRequest, ListKeysResponse, LookupKeyRequest, LookupKeyResponse, QueryAuditRequest,
     QueryAuditResponse, Receipt, RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest,
-    RotateKeyResponse, UpdateAccountRequest, UpdateAccountResponse, UpdateKeyRequest,
+    RotateKeyResponse, Rule, UpdateAccountRequest, UpdateAccountResponse, UpdateKeyRequest,
     UpdateKeyResponse,
 };
 
@@ -107,7 +107,7 @@ calls! {
     "policy get": "PolicyService"/"GetPolicy", GetPolicyRequest => GetPolicyResponse;
 }
 
-named!(Account AuditEntry Key Receipt);
+named!(Account AuditEntry Key Receipt Rule);
 
 macro_rules! paged {
     ($($request:ident, $item:ident in $items:ident;)*) => {

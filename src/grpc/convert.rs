@@ -23,6 +23,7 @@ pub(crate) mod authorization;
 pub(super) mod keys;
 pub(super) mod policy;
 
+pub(crate) use policy::rule_to_proto;
 pub use policy::{policy_from_proto, policy_to_proto};
 
 const PAGE_SIZE_DEFAULT: u32 = 50;

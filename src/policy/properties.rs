@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::routes::{Answer, Mcp, Target};
 use super::*;
 use crate::scope::ScopePattern;
+use crate::token::Environment;
 
 /// Names, right and wrong, that a generated document draws from.
 const NAMES: [&str; 9] = [
@@ -56,6 +58,106 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
     prop::collection::vec(plan, 0..3)
 }
 
+/// One of these lists of rules, of which each part is right but for the last of each choice.
+fn rules(has_faults: bool) -> impl Strategy<Value = Vec<Rule>> {
+    let of = move |words: &'static [&'static str]| {
+        let right = words.len() - usize::from(!has_faults);
+        let word = prop::sample::select(&words[..right]).prop_map(str::to_owned);
+        prop_oneof![3 => Just(Vec::new()), 2 => prop::collection::hash_set(word, 1..3)
+            .prop_map(|words| words.into_iter().collect::<Vec<_>>())]
+    };
+    let one_of = move |words: &'static [&'static str]| {
+        prop::sample::select(&words[..words.len() - usize::from(!has_faults)])
+    };
+    let rule = (
+        one_of(&["a", "b", "c-1", "d", "Not"]),
+        (of(&["a.b", "*.b", "b", "*.a.b", "A.b"]), of(&["GET", "POST", "get"])),
+        one_of(&["", "/", "/x", "/x/{id}", "/x/{*rest}", "/x/{id}/y", "/x//y"]),
+        (of(&["tools/call", "tools/list", ""]), of(&["t", "u", "\u{202e}"])),
+        (0_usize..if has_faults { 6 } else { 4 }, prop::option::weighted(0.2, any::<bool>())),
+        prop::option::of(if has_faults { 0..COST_MAX + 9 } else { 0..COST_MAX }),
+        any::<bool>(),
+    );
+    let rule =
+        rule.prop_map(move |(name, (hosts, methods), path, mcp, (needs, live), cost, observed)| {
+            let environment = |is_live| if is_live { Environment::Live } else { Environment::Test };
+            Rule {
+                name: name.into(),
+                hosts,
+                methods,
+                path: path.into(),
+                mcp_methods: mcp.0,
+                mcp_tools: mcp.1,
+                required_scope: (needs == 0).then(|| "latchkey:authorize".into()),
+                authenticate_only: needs == 1 || needs == 5,
+                public: needs == 2 || needs == 5,
+                deny: needs == 3,
+                required_environment: live.filter(|_| has_faults || needs < 2).map(environment),
+                cost,
+                mode: if observed { RuleMode::Observe } else { RuleMode::Enforce },
+            }
+        });
+    prop::collection::vec(rule, 0..4)
+}
+
+/// Whether each rule is right, and no two have one name.
+fn are_right(rules: &[Rule]) -> bool {
+    let names: BTreeSet<_> = rules.iter().map(|rule| &rule.name).collect();
+    let is_right = |rule: &Rule| {
+        let Rule { required_scope, authenticate_only, public, deny, .. } = rule;
+        let needs = [required_scope.is_some(), *authenticate_only, *public, *deny];
+        rule.name != "Not"
+            && !rule.hosts.iter().any(|host| host == "A.b")
+            && !rule.methods.iter().any(|method| method == "get")
+            && rule.path != "/x//y"
+            && !rule.mcp_methods.iter().any(String::is_empty)
+            && !rule.mcp_tools.iter().any(|tool| tool == "\u{202e}")
+            && needs.iter().filter(|it| **it).count() == 1
+            && (rule.required_environment.is_none() || needs[0] || needs[1])
+            && rule.cost.is_none_or(|cost| cost <= COST_MAX)
+    };
+    names.len() == rules.len() && rules.iter().all(is_right)
+}
+
+/// The first rule that matches, read segment by segment, and whether it goes by what is not known.
+fn first<'a>(
+    rules: &'a [Rule],
+    (host, method, path): (&str, &str, &str),
+    mcp: Option<Mcp<'_>>,
+) -> Option<(&'a str, bool)> {
+    let is_path = |pattern: &str| {
+        let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+        loop {
+            match (wanted.next(), given.next()) {
+                (None, None) => return true,
+                (Some("{id}"), Some(segment)) if !segment.is_empty() => {}
+                (Some("{*rest}"), Some(first)) => {
+                    return !first.is_empty() || given.next().is_some();
+                }
+                (Some(one), Some(other)) if one == other => {}
+                _ => return false,
+            }
+        }
+    };
+    let is_host = |name: &String| match name.strip_prefix('*') {
+        Some(end) => host.ends_with(end),
+        None => host == name,
+    };
+    let has = |list: &[String], word: Option<&str>| {
+        list.is_empty() || word.is_some_and(|word| list.iter().any(|it| it == word))
+    };
+    let rule = rules.iter().find(|rule| {
+        (rule.hosts.is_empty() || rule.hosts.iter().any(is_host))
+            && has(&rule.methods, Some(method))
+            && (rule.path.is_empty() || is_path(&rule.path))
+            && mcp.is_none_or(|mcp| {
+                has(&rule.mcp_methods, Some(mcp.method)) && has(&rule.mcp_tools, mcp.tool)
+            })
+    })?;
+    let goes_by_mcp = !rule.mcp_methods.is_empty() || !rule.mcp_tools.is_empty();
+    Some((&rule.name, goes_by_mcp && mcp.is_none()))
+}
+
 prop_compose! {
     fn policies()(
         accepted_prefixes in prop::collection::vec("[a-z][a-z0-9]{1,3}|[A-Z]", 0..3),
@@ -63,8 +165,9 @@ prop_compose! {
         grace_ms in prop_oneof![4 => 0_u64..86_400_001, 1 => any::<u64>()],
         scopes in scopes(),
         plans in plans(),
+        rules in prop_oneof![rules(false), rules(true)],
     ) -> Policy {
-        Policy { accepted_prefixes, bound_ms, grace_ms, scopes, plans, rules: Vec::new() }
+        Policy { accepted_prefixes, bound_ms, grace_ms, scopes, plans, rules }
     }
 }
 
@@ -106,6 +209,7 @@ fn is_right(policy: &Policy) -> bool {
             .iter()
             .filter_map(|plan| plan.rate_limit)
             .all(|rate| rate.requests_per_second > 0.0 && rate.burst > 0)
+        && are_right(&policy.rules)
 }
 
 /// What a scope implies, and what that implies; itself only where it goes round in a circle.
@@ -140,6 +244,32 @@ proptest! {
         prop_assert_eq!(&Policy::from_toml(&policy.to_toml()).unwrap(), &policy);
         let json = serde_json::to_string(&policy).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Policy>(&json).unwrap(), &policy);
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_answers_and_no_other(
+        mut rules in rules(false),
+        host in prop::sample::select(vec!["a.b", "b", "x.a.b", "c"]),
+        method in prop::sample::select(vec!["GET", "POST", "PUT"]),
+        path in prop::sample::select(vec!["/", "/x", "/x/", "/x/1", "/x/1/y", "/x/1/2/3", "/y"]),
+        mcp in prop::option::of((
+            prop::sample::select(vec!["tools/call", "tools/list", "ping"]),
+            prop::option::of(prop::sample::select(vec!["t", "u", "v"])),
+        )),
+    ) {
+        let mut seen = BTreeSet::new();
+        rules.retain(|rule| seen.insert(rule.name.clone()));
+        let mcp = mcp.map(|(method, tool)| Mcp { method, tool });
+        let policy = Policy { rules, ..Policy::default() };
+        let catalogue = Catalogue::compile(policy.clone(), "").unwrap();
+        let target = Target::new(host, method, path, mcp);
+        let answer = match catalogue.routes().answer(&target) {
+            Answer::Rule(route) => Some((&*route.name, false)),
+            Answer::Blind(route) => Some((&*route.name, true)),
+            Answer::NoRule => None,
+            Answer::Ambiguous(ambiguity) => panic!("{ambiguity:?}"),
+        };
+        prop_assert_eq!(answer, first(&policy.rules, (host, method, path), mcp));
     }
 
     #[test]

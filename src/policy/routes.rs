@@ -177,6 +177,21 @@ pub struct Mcp<'a> {
     pub tool: Option<&'a str>,
 }
 
+impl<'a> Mcp<'a> {
+    /// The method of `tools/call`.
+    pub const CALL: &'static str = "tools/call";
+
+    /// What was seen of a request: `None`, as if nothing was, when a tool is called and it is not seen which. Only
+    /// a call has a tool, whatever else has a name.
+    #[must_use]
+    pub fn seen(method: Option<&'a str>, tool: Option<&'a str>) -> Option<Self> {
+        let method = method?;
+        let is_call = method == Self::CALL;
+        let tool = tool.filter(|_| is_call);
+        (tool.is_some() || !is_call).then_some(Self { method, tool })
+    }
+}
+
 impl<'a> Target<'a> {
     /// A request by its `Host`, its method and the target of its request line, query included. The target is split at
     /// the first `?`, and never read as a URL.
@@ -584,6 +599,10 @@ mod tests {
             assert_eq!(answer(&catalogue, &Target::new("a", "POST", "/mcp", mcp)), rule, "{mcp:?}");
         }
         assert_eq!(answer(&catalogue, &get("a", "/mcp")), "listen");
+        assert_eq!(Mcp::seen(Some("tools/call"), None), None);
+        assert_eq!(Mcp::seen(Some("prompts/get"), Some("x")), mcp("prompts/get", None));
+        assert_eq!(Mcp::seen(Some("tools/call"), Some("x")), mcp("tools/call", Some("x")));
+        assert_eq!(Mcp::seen(None, Some("x")), None);
         assert_eq!(answer(&catalogue, &get("a", "/other")), "rest");
     }
 

@@ -165,7 +165,7 @@ fn a_policy_that_is_right_is_said_to_be_right() {
     let path = file("policy-right.toml", POLICY);
     let ended = latchkey(&["policy", "check", &path]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(ended.out, "The policy is right: 2 scopes, 1 plans.\n");
+    assert_eq!(ended.out, "The policy is right: 2 scopes, 1 plans, 0 rules.\n");
     assert_eq!(check_policy(POLICY).out, ended.out);
 }
 

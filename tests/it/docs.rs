@@ -18,11 +18,12 @@ use latchkey::token;
 use crate::support::{Folder, Server, tools_path};
 
 /// The pages whose commands are run. A page that is not here must have none.
-const RUN: [&str; 6] = [
+const RUN: [&str; 7] = [
     "README.md",
     "docs/administration.md",
     "docs/audit.md",
     "docs/keys.md",
+    "docs/rules.md",
     "docs/tls.md",
     "docs/telemetry.md",
 ];
@@ -49,6 +50,11 @@ async fn the_commands_of_the_page_on_the_audit_trail_do_what_it_says() {
 #[tokio::test]
 async fn the_commands_of_the_page_on_keys_do_what_it_says() {
     run("docs/keys.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_of_the_page_on_rules_do_what_it_says() {
+    run("docs/rules.md").await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Gateways and services that ask: forward-auth, decisions over HTTP, and rules.
 
+mod command_line;
 pub(crate) mod forward_auth;
+mod hypermemory;
 mod rules;
 mod services;
 

@@ -174,7 +174,7 @@ fn plan_to_proto(plan: &Plan) -> v1::Plan {
     }
 }
 
-fn rule_to_proto(rule: &Rule) -> v1::Rule {
+pub(crate) fn rule_to_proto(rule: &Rule) -> v1::Rule {
     let rule = rule.clone();
     let requirement = match rule.required_scope {
         Some(text) => Some(Requirement::RequiredScope(text)),

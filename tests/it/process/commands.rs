@@ -58,7 +58,7 @@ async fn a_policy_is_read_changed_and_put_in_force_by_its_revision() {
     let address = server.grpc().to_string();
 
     let checked = remote(&server, &root, &["policy", "check", "--address", &address, &wish]);
-    assert!(done(checked).contains("The policy is right: 5 scopes, 4 plans."));
+    assert!(done(checked).contains("The policy is right: 5 scopes, 4 plans, 0 rules."));
     let dry = remote(&server, &root, &["policy", "apply", "--dry-run", &wish]);
     assert!(done(dry).contains("Nothing was changed"));
     assert_eq!(done(remote(&server, &root, &["policy", "get"])), before);
