@@ -1,6 +1,7 @@
 //! Gateways and services that ask: forward-auth, decisions over HTTP, and rules.
 
 mod command_line;
+mod examples;
 pub(crate) mod forward_auth;
 mod hypermemory;
 mod rules;

@@ -1,6 +1,7 @@
 //! Forward-auth as a proxy sees it, by the real curl.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use latchkey::proto::v1::{
@@ -46,9 +47,14 @@ pub(crate) fn ask(server: &Server, query: &str, headers: &[(&str, &str)]) -> Ans
 }
 
 pub(crate) fn curl(server: &Server, path: &str, arguments: &[&str]) -> Answer {
+    curl_at(server.http(), path, arguments)
+}
+
+/// The same of any server.
+pub(super) fn curl_at(address: SocketAddr, path: &str, arguments: &[&str]) -> Answer {
     let mut command = Command::new("curl");
     command.args(["-sS", "-i", "--globoff", "--path-as-is", "--max-time", "10"]).args(arguments);
-    let output = command.arg(format!("http://{}{path}", server.http())).output().unwrap();
+    let output = command.arg(format!("http://{address}{path}")).output().unwrap();
     assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
