@@ -18,12 +18,13 @@ use latchkey::token;
 use crate::support::{Folder, Server, tools_path};
 
 /// The pages whose commands are run. A page that is not here must have none.
-const RUN: [&str; 7] = [
+const RUN: [&str; 8] = [
     "README.md",
     "docs/administration.md",
     "docs/audit.md",
     "docs/keys.md",
     "docs/rules.md",
+    "docs/services.md",
     "docs/tls.md",
     "docs/telemetry.md",
 ];
@@ -55,6 +56,11 @@ async fn the_commands_of_the_page_on_keys_do_what_it_says() {
 #[tokio::test]
 async fn the_commands_of_the_page_on_rules_do_what_it_says() {
     run("docs/rules.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_of_the_page_on_services_do_what_it_says() {
+    run("docs/services.md").await;
 }
 
 #[tokio::test]
