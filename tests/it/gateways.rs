@@ -4,6 +4,7 @@ mod command_line;
 mod examples;
 pub(crate) mod forward_auth;
 mod hypermemory;
+mod proxies;
 mod rules;
 mod services;
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 mod client;
 mod dice;
 mod disk;
+mod echo;
 mod faulty;
 pub(crate) mod frames;
 pub(crate) mod pki;
@@ -21,6 +22,7 @@ mod server;
 pub(crate) use client::{Authed, Caller, message_of, reason_of};
 pub(crate) use dice::Dice;
 pub(crate) use disk::{Disk, Disturbance, Does, Survivors};
+pub(crate) use echo::{Echo, Received};
 pub(crate) use faulty::{Fault, FaultyStore};
 pub(crate) use server::{Server, eventually};
 

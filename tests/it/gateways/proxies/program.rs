@@ -1,0 +1,201 @@
+//! The proxies as real programs, running the files of `deploy/` with other ports.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use crate::support::{Folder, eventually, tools_path};
+
+const START_TIME_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Program {
+    Nginx,
+    Haproxy,
+    Caddy,
+}
+
+/// The files that are to be copied, and where they go below the program's own folder.
+#[derive(Debug, Clone)]
+pub(super) struct Example {
+    pub(super) program: Program,
+    pub(super) files: Vec<File>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct File {
+    pub(super) name: &'static str,
+    pub(super) text: String,
+}
+
+impl Example {
+    /// The first file is the one that the others go with.
+    pub(super) fn read(program: Program, names: &[&'static str]) -> Self {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(program.name());
+        let files = names.iter().map(|name| {
+            let text = std::fs::read_to_string(deploy.join(name)).unwrap();
+            File { name, text }
+        });
+        Self { program, files: files.collect() }
+    }
+
+    /// Every line that says that it is there for security, and the example without it.
+    pub(super) fn without_each_security_line(&self) -> Vec<(String, Self)> {
+        let mut without = Vec::new();
+        for (at, file) in self.files.iter().enumerate() {
+            let lines: Vec<_> = file.text.lines().collect();
+            for (number, line) in lines.iter().enumerate() {
+                if line.contains(" security: ") {
+                    let mut changed = self.clone();
+                    let kept = [&lines[..number], &lines[number + 1..]].concat();
+                    changed.files[at].text = kept.join("\n") + "\n";
+                    let name = format!("{}:{}: {}", file.name, number + 1, line.trim());
+                    without.push((name, changed));
+                }
+            }
+        }
+        without
+    }
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Caddy => "caddy",
+        }
+    }
+
+    /// What whoever copies the example has around it, as unhelpful as can be.
+    fn surroundings(self, main: &str) -> Option<(&'static str, String)> {
+        match self {
+            Self::Nginx => Some((
+                "nginx.conf",
+                format!(
+                    "worker_processes 1;\ndaemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\n\
+                     events {{}}\nhttp {{\n  access_log off;\n  client_body_temp_path body;\n  proxy_temp_path proxy;\n  \
+                     fastcgi_temp_path fastcgi;\n  uwsgi_temp_path uwsgi;\n  scgi_temp_path scgi;\n  \
+                     underscores_in_headers on;\n  ignore_invalid_headers off;\n  include {main};\n}}\n"
+                ),
+            )),
+            Self::Haproxy => None,
+            Self::Caddy => Some((
+                "Caddyfile",
+                format!("{{\n  admin off\n  auto_https off\n}}\nimport {main}\n"),
+            )),
+        }
+    }
+
+    fn command(self, folder: &Path, main: &str) -> Command {
+        let mut command = Command::new(self.name());
+        match self {
+            Self::Nginx => {
+                command.arg("-p").arg(folder).args(["-e", "stderr", "-c", "nginx.conf"]);
+            }
+            Self::Haproxy => {
+                command.args(["-db", "-f", main]);
+            }
+            Self::Caddy => {
+                command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
+            }
+        }
+        command.current_dir(folder).env_clear().env("HOME", folder);
+        command.env("PATH", format!("{}:/usr/sbin", tools_path()));
+        command
+    }
+}
+
+/// A running proxy; it is ended when it is dropped.
+pub(super) struct Proxy {
+    child: Child,
+    folder: Folder,
+    address: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts it; the error is what it says when it refuses to.
+    pub(super) async fn start(
+        example: &Example,
+        latchkey: SocketAddr,
+        upstream: SocketAddr,
+    ) -> Result<Self, String> {
+        let folder = Folder::new();
+        let address = free_address();
+        let ports =
+            [("8080", latchkey.port()), ("3000", upstream.port()), ("8000", address.port())];
+        let main = example.files[0].name;
+        for File { name, text } in &example.files {
+            std::fs::write(folder.path().join(name), with_ports(text, &ports)).unwrap();
+        }
+        if let Some((name, text)) = example.program.surroundings(main) {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = example.program.command(folder.path(), main);
+        let spawned =
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        let child = spawned.unwrap_or_else(|error| {
+            panic!("{} cannot be started ({error}): ./check installs it", example.program.name())
+        });
+        let mut proxy = Self { child, folder, address };
+        let is_up = eventually(START_TIME_MAX, "the proxy listens", || {
+            if proxy.child.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            TcpStream::connect(address).ok().map(|_| true)
+        });
+        if is_up.await { Ok(proxy) } else { Err(proxy.log()) }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has said.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Proxy {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its proxy said")]
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the proxy's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// All at once, so that no port is taken for one that is to be replaced.
+fn with_ports(text: &str, ports: &[(&str, u16)]) -> String {
+    let mut left = text;
+    let mut written = String::new();
+    while let Some((at, (shipped, port))) =
+        ports.iter().filter_map(|port| Some((left.find(port.0)?, port))).min_by_key(|(at, _)| *at)
+    {
+        written.push_str(&left[..at]);
+        written.push_str(&port.to_string());
+        left = &left[at + shipped.len()..];
+    }
+    written + left
+}
+
+/// One that nobody else is given: neither the system nor another test takes ports from here.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 1_000).unwrap();
+    loop {
+        let port = 30_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 2_000;
+        if let Ok(listener) = TcpListener::bind(("0.0.0.0", port)) {
+            return SocketAddr::new(
+                "127.0.0.1".parse().unwrap(),
+                listener.local_addr().unwrap().port(),
+            );
+        }
+    }
+}
