@@ -2,6 +2,7 @@
 
 mod command_line;
 mod examples;
+mod forms;
 pub(crate) mod forward_auth;
 mod hypermemory;
 mod proxies;

@@ -30,6 +30,10 @@ fn caddy(main: &'static str) -> Example {
     Example::read(Program::Caddy, &[main, "latchkey.caddy"])
 }
 
+fn traefik(main: &'static str) -> Example {
+    Example::read(Program::Traefik, &[main, "traefik.yaml"])
+}
+
 async fn does_all_that_it_has_to(example: &Example, by: By) {
     let stage = Stage::set(by).await;
     let proxy = stage.start(example).await.unwrap();
@@ -104,5 +108,21 @@ async fn caddy_with_rules_does_all_that_it_has_to() {
 #[tokio::test]
 async fn no_line_of_security_can_be_deleted_from_caddy() {
     let (scopes, rules) = (caddy("scopes.caddy"), caddy("rules.caddy"));
+    no_line_of_security_can_be_deleted([(scopes, By::Scopes), (rules, By::Rules)]).await;
+}
+
+#[tokio::test]
+async fn traefik_with_scopes_does_all_that_it_has_to() {
+    does_all_that_it_has_to(&traefik("scopes.yaml"), By::Scopes).await;
+}
+
+#[tokio::test]
+async fn traefik_with_rules_does_all_that_it_has_to() {
+    does_all_that_it_has_to(&traefik("rules.yaml"), By::Rules).await;
+}
+
+#[tokio::test]
+async fn no_line_of_security_can_be_deleted_from_traefik() {
+    let (scopes, rules) = (traefik("scopes.yaml"), traefik("rules.yaml"));
     no_line_of_security_can_be_deleted([(scopes, By::Scopes), (rules, By::Rules)]).await;
 }

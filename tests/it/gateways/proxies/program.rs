@@ -15,6 +15,7 @@ pub(super) enum Program {
     Nginx,
     Haproxy,
     Caddy,
+    Traefik,
 }
 
 /// The files that are to be copied, and where they go below the program's own folder.
@@ -66,6 +67,15 @@ impl Program {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Caddy => "caddy",
+            Self::Traefik => "traefik",
+        }
+    }
+
+    /// Where the file goes, below the program's own folder.
+    fn folder_of(self, file: &str) -> &'static str {
+        match self {
+            Self::Traefik if file != "traefik.yaml" => "dynamic",
+            _ => "",
         }
     }
 
@@ -81,7 +91,7 @@ impl Program {
                      underscores_in_headers on;\n  ignore_invalid_headers off;\n  include {main};\n}}\n"
                 ),
             )),
-            Self::Haproxy => None,
+            Self::Haproxy | Self::Traefik => None,
             Self::Caddy => Some((
                 "Caddyfile",
                 format!("{{\n  admin off\n  auto_https off\n}}\nimport {main}\n"),
@@ -97,6 +107,9 @@ impl Program {
             }
             Self::Haproxy => {
                 command.args(["-db", "-f", main]);
+            }
+            Self::Traefik => {
+                command.args(["--configfile", "traefik.yaml"]);
             }
             Self::Caddy => {
                 command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
@@ -128,7 +141,9 @@ impl Proxy {
             [("8080", latchkey.port()), ("3000", upstream.port()), ("8000", address.port())];
         let main = example.files[0].name;
         for File { name, text } in &example.files {
-            std::fs::write(folder.path().join(name), with_ports(text, &ports)).unwrap();
+            let to = folder.path().join(example.program.folder_of(name)).join(name);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::write(to, with_ports(text, &ports)).unwrap();
         }
         if let Some((name, text)) = example.program.surroundings(main) {
             std::fs::write(folder.path().join(name), text).unwrap();
