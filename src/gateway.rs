@@ -67,16 +67,16 @@ impl CredentialHeaders {
         self.0.iter()
     }
 
-    /// The credential among these headers, whose names are in lower case, and the name of the header that holds it.
+    /// The credential among these headers, and the name of the header that holds it.
     pub fn find<'a>(
         &self,
         headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> (Credential<'a>, Option<&'a str>) {
         let (mut authorization, mut bare, mut found) = (Vec::new(), Vec::new(), None);
         for (name, value) in headers {
-            if name == "authorization" {
+            if name.eq_ignore_ascii_case("authorization") {
                 authorization.push(value);
-            } else if self.0.iter().any(|known| known.as_str() == name) {
+            } else if self.0.iter().any(|known| known.as_str().eq_ignore_ascii_case(name)) {
                 bare.push(value);
             } else {
                 continue;
@@ -180,7 +180,17 @@ impl Refusal {
     #[must_use]
     pub fn undecided(error: &Error) -> Self {
         match error.reason {
-            Reason::InvalidField => Self::wrong_question(&wrong_scope(error)),
+            Reason::InvalidField => Self::wrong_question(&wrong_question(error)),
+            Reason::MessageTooLarge => {
+                Self::plain(500, error.reason.as_str(), "the gateway's question is too large")
+            }
+            Reason::MissingCredential
+            | Reason::InvalidCredential
+            | Reason::CallerSuspended
+            | Reason::AddressNotAllowed
+            | Reason::PermissionDenied => {
+                Self::plain(500, error.reason.as_str(), "the gateway may not ask for decisions")
+            }
             Reason::Internal => Self::internal(),
             reason => {
                 let told = "it cannot be found out right now; try again";
@@ -230,10 +240,12 @@ impl Refusal {
     }
 }
 
-/// The scope is all that is left to be wrong in a question that could be read.
-fn wrong_scope(error: &Error) -> String {
-    let told = error.violations.first().map_or(&error.message, |fault| &fault.description);
-    format!("the required scope {told}")
+/// The scope is the one field that is left to be wrong in a question that could be read.
+fn wrong_question(error: &Error) -> String {
+    match error.violations.first() {
+        Some(fault) => format!("the required scope {}", fault.description),
+        None => error.message.clone(),
+    }
 }
 
 const fn exact_detail(denial: Denial) -> &'static str {

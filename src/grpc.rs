@@ -24,6 +24,7 @@ use tower_service::Service;
 
 use crate::authorizer::{Authorizer, Credential, Operator, Permission};
 use crate::error::Error;
+use crate::gateway::Gateway;
 use crate::keyring::Keyring;
 use crate::proto::{self, v1};
 use crate::serve::Peer;
@@ -37,6 +38,7 @@ mod accounts;
 mod audit;
 mod authorize;
 mod callers;
+mod check;
 mod keys;
 mod policy;
 
@@ -65,8 +67,8 @@ pub struct Parts {
     pub keyring: Keyring,
     /// Who may ask for decisions.
     pub callers: Callers,
-    /// The realm of challenges; no quotes or backslashes.
-    pub realm: Arc<str>,
+    /// What gateways are told.
+    pub gateway: Gateway,
     /// Whether clients may ask for the descriptors.
     pub reflection: bool,
     /// Where administration runs.
@@ -78,7 +80,7 @@ pub struct Parts {
 /// All of latchkey's gRPC services, and what is told of their health: that nothing is served yet.
 #[must_use]
 pub fn service(parts: Parts) -> (Health, Dispatch) {
-    let Parts { authorizer, keyring, callers, realm, reflection, background, observer } = parts;
+    let Parts { authorizer, keyring, callers, gateway, reflection, background, observer } = parts;
     let health = Health::new();
     let admission = Admission(authorizer.clone());
     let keys = keys::Keys::new(admission.clone(), keyring.clone());
@@ -97,9 +99,12 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
         add_reflection(&mut routes);
     }
     let strangers = Strangers::new();
-    let decisions = authorize::Decisions::new(authorizer, callers, realm, observer.clone());
+    let realm = Arc::clone(&gateway.realm);
+    let decisions =
+        authorize::Decisions::new(authorizer.clone(), callers.clone(), realm, observer.clone());
     let dispatch = Dispatch {
         decisions: AuthorizationServiceServer::new(decisions),
+        checks: check::Checks::new(authorizer, callers, gateway, observer.clone()),
         administration: Arc::new(Administration::new(
             routes.routes().prepare(),
             background,
@@ -141,6 +146,7 @@ fn add_reflection(routes: &mut tonic::service::RoutesBuilder) {
 #[derive(Clone)]
 pub struct Dispatch {
     decisions: AuthorizationServiceServer<authorize::Decisions>,
+    checks: check::Checks,
     /// Behind one pointer, as every decision clones the whole.
     administration: Arc<Administration>,
     strangers: Strangers,
@@ -190,7 +196,7 @@ where
             Some(method) if !method.is_of(self.offer) => {
                 Box::pin(ready(Ok(trailers_only(status::served_elsewhere()))))
             }
-            Some(Method::Decide) => self.decide(request),
+            Some(method @ (Method::Decide | Method::Check)) => self.decide(method, request),
             Some(Method::Reflect) => {
                 Box::pin(Administration::clone(&self.administration).stream(request))
             }
@@ -214,26 +220,32 @@ impl Dispatch {
 
     /// A question often comes in one piece with its head; then nothing is boxed and no time is measured
     /// for its sake.
-    fn decide<B>(&mut self, request: Request<B>) -> Answering
+    fn decide<B>(&mut self, method: Method, request: Request<B>) -> Answering
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (head, body) = request.into_parts();
-        let mut message = Message::new(body, Method::Decide.bytes_max());
+        let mut message = Message::new(body, method.bytes_max());
         match (&mut message).now_or_never() {
-            Some(Ok(message)) => self.decisions.call(Request::from_parts(head, Full::new(message))),
-            Some(Err(error)) => Box::pin(ready(Ok(trailers_only(error.into())))),
+            Some(message) => self.answer(method, head, message),
             None => {
-                let (mut decisions, strangers) = (self.decisions.clone(), self.strangers.clone());
+                let (mut this, strangers) = (self.clone(), self.strangers.clone());
                 Box::pin(async move {
-                    match strangers.wait_for(message).await {
-                        Ok(message) => {
-                            decisions.call(Request::from_parts(head, Full::new(message))).await
-                        }
-                        Err(error) => Ok(trailers_only(error.into())),
-                    }
+                    let message = strangers.wait_for(message).await;
+                    this.answer(method, head, message).await
                 })
             }
+        }
+    }
+
+    /// Answers a question by its message, or by why there is none.
+    fn answer(&mut self, method: Method, head: Head, message: Result<Bytes, Error>) -> Answering {
+        if method == Method::Check {
+            return Box::pin(self.checks.clone().answer(head, message));
+        }
+        match message {
+            Ok(message) => self.decisions.call(Request::from_parts(head, Full::new(message))),
+            Err(error) => Box::pin(ready(Ok(trailers_only(error.into())))),
         }
     }
 }

@@ -8,7 +8,10 @@ use self::v1::{
     AuthorizeRequest, CreateKeyResponse, Environment, LookupKeyRequest, RevokeKeyRequest,
     RevokeReason, RotateKeyResponse, lookup_key_request, revoke_key_request,
 };
+use self::vendored::envoy::config::core::v3::HeaderValue;
+use self::vendored::envoy::service::auth::v3::attribute_context::HttpRequest;
 
+pub mod check;
 pub(crate) mod codec;
 
 /// Package `latchkey.v1`.
@@ -27,8 +30,23 @@ pub mod v1 {
     tonic::include_proto!("latchkey.v1");
 }
 
-/// The encoded descriptors of `latchkey.v1` and all that it imports, comments included.
-pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("latchkey.v1");
+/// What others have defined (`proto/vendor`), in packages as they name them: Envoy's external authorization.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::all,
+    clippy::pedantic,
+    rustdoc::all,
+    reason = "generated code is not ours to polish"
+)]
+pub mod vendored {
+    include!(concat!(env!("OUT_DIR"), "/vendored.rs"));
+}
+
+/// The encoded descriptors of all that is served and all that it imports, comments included.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("descriptors");
 
 const REDACTED: &str = "[redacted]";
 
@@ -52,6 +70,19 @@ impl fmt::Debug for AuthorizeRequest {
             .field("min_revision", min_revision)
             .field("cost", cost)
             .finish()
+    }
+}
+
+impl fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpRequest").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for HeaderValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value: _, raw_value: _ } = self;
+        f.debug_struct("HeaderValue").field("key", key).field("value", &REDACTED).finish()
     }
 }
 

@@ -85,14 +85,14 @@ impl Listeners {
         let is_draining = Arc::new(AtomicBool::new(false));
         let callers = callers(config);
         warn_of_refusing_all(&callers, self.http.as_ref());
-        let realm: Arc<str> = config.http.realm.as_str().into();
+        let gateway = gateway(config);
         // With a listener of its own for administration, a call does not tell on which one it came.
         let listener = self.grpc.as_ref().filter(|_| self.administration.is_none());
         let (health, grpc_service) = grpc::service(grpc::Parts {
             authorizer: node.authorizer.clone(),
             keyring: node.keyring.clone(),
             callers: callers.clone(),
-            realm: Arc::clone(&realm),
+            gateway: gateway.clone(),
             reflection: config.grpc.reflection,
             background: tokio::runtime::Handle::current(),
             observer: observer.clone().at(listener),
@@ -100,7 +100,7 @@ impl Listeners {
         let http_service = http::public(http::Public {
             authorizer: node.authorizer.clone(),
             callers,
-            gateway: gateway(config),
+            gateway,
             observer: observer.at(self.http.as_ref()),
         });
         let readiness = watched.readiness(node, &is_draining);

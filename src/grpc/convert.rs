@@ -20,6 +20,7 @@ use crate::token::quoted;
 pub(super) mod accounts;
 pub(crate) mod audit;
 pub(crate) mod authorization;
+pub(super) mod check;
 pub(super) mod keys;
 pub(super) mod policy;
 

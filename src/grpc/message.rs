@@ -13,7 +13,7 @@ use http_body::Body;
 use crate::error::{Error, Reason};
 
 /// One byte that says whether the message is compressed, four of its length.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// Resolves to the message as it was framed, once the caller has sent all of it and nothing more.
 /// Knows no time: who polls it does.

@@ -15,6 +15,8 @@ use crate::error::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
     Decide,
+    /// A decision that a gateway asks for.
+    Check,
     ReadKeys,
     WriteKeys,
     ReadAccounts,
@@ -34,6 +36,7 @@ impl Method {
     pub(super) fn of(path: &str) -> Option<Self> {
         Some(match path {
             "/latchkey.v1.AuthorizationService/Authorize" => Self::Decide,
+            "/envoy.service.auth.v3.Authorization/Check" => Self::Check,
             "/latchkey.v1.KeyService/GetKey"
             | "/latchkey.v1.KeyService/LookupKey"
             | "/latchkey.v1.KeyService/ListKeys" => Self::ReadKeys,
@@ -59,7 +62,7 @@ impl Method {
     pub(super) const fn is_of(self, offer: Offer) -> bool {
         match (self, offer) {
             (Self::Health | Self::Reflect, _) | (_, Offer::All) => true,
-            (Self::Decide, offer) => matches!(offer, Offer::Decisions),
+            (Self::Decide | Self::Check, offer) => matches!(offer, Offer::Decisions),
             (
                 Self::ReadKeys
                 | Self::WriteKeys
@@ -78,6 +81,8 @@ impl Method {
         match self {
             // A token of 58 bytes and an expression of 1,000 characters; and what is none is told so.
             Self::Decide => 16 * 1024,
+            // All headers of a request, of which gateways take 60 KiB, and what was read of its body.
+            Self::Check => 256 * 1024,
             Self::ReadKeys
             | Self::WriteKeys
             | Self::ReadAccounts
@@ -94,6 +99,7 @@ impl Method {
         match self {
             Self::WriteKeys | Self::WriteAccounts | Self::WritePolicy => true,
             Self::Decide
+            | Self::Check
             | Self::ReadKeys
             | Self::ReadAccounts
             | Self::ReadPolicy
@@ -114,7 +120,7 @@ impl Method {
             Self::WritePolicy => admission.check::<WritePolicy>(head).await,
             Self::ReadAudit => admission.check::<ReadAudit>(head).await,
             // Who may ask for decisions is settled with the question.
-            Self::Decide | Self::Health | Self::Reflect => Ok(()),
+            Self::Decide | Self::Check | Self::Health | Self::Reflect => Ok(()),
         }
     }
 }

@@ -22,10 +22,12 @@ pub enum Surface {
     Grpc,
     /// Forward-auth.
     Http,
+    /// Envoy's external authorization.
+    ExtAuthz,
 }
 
 impl Surface {
-    const ALL: [Self; 2] = [Self::Grpc, Self::Http];
+    const ALL: [Self; 3] = [Self::Grpc, Self::Http, Self::ExtAuthz];
 
     /// The value of the label.
     #[must_use]
@@ -33,6 +35,7 @@ impl Surface {
         match self {
             Self::Grpc => "grpc",
             Self::Http => "http",
+            Self::ExtAuthz => "ext_authz",
         }
     }
 }

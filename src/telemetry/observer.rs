@@ -12,6 +12,7 @@ use crate::metrics::{Lookup, Metrics, Outcome, Stopwatch, Surface, Timing};
 use crate::serve::{Bound, Listen, Origin, Peer};
 
 const AUTHORIZE: &str = "latchkey.v1.AuthorizationService/Authorize";
+const CHECK: &str = "envoy.service.auth.v3.Authorization/Check";
 
 /// Watches calls; a cheap handle.
 #[derive(Clone)]
@@ -45,6 +46,14 @@ impl Observer {
         let watch = Stopwatch::start();
         let span = self.span(headers, AUTHORIZE, peer).map(|span| of_grpc(span, AUTHORIZE));
         self.decision(Surface::Grpc, watch, span)
+    }
+
+    /// A gateway asked by gRPC.
+    #[must_use]
+    pub fn check(&self, headers: &HeaderMap, peer: Option<&Peer>) -> DecisionWatch<'_> {
+        let watch = Stopwatch::start();
+        let span = self.span(headers, CHECK, peer).map(|span| of_grpc(span, CHECK));
+        self.decision(Surface::ExtAuthz, watch, span)
     }
 
     /// A question was asked by HTTP: on this route, by this method.
@@ -144,6 +153,8 @@ pub enum Ended {
     Grpc(&'static str),
     /// By HTTP: the status.
     Http(u16),
+    /// A gateway by gRPC, and well: the HTTP status that its client shall see.
+    Check(u16),
 }
 
 /// A question that is being answered.
@@ -230,7 +241,10 @@ fn note_end(span: &mut Span, told: Ended) {
                 span.fail(status);
             }
         }
-        Ended::Http(status) => {
+        Ended::Http(status) | Ended::Check(status) => {
+            if matches!(told, Ended::Check(_)) {
+                span.note("rpc.response.status_code", "OK");
+            }
             span.note_number("http.response.status_code", status);
             if status >= 500 {
                 span.fail(&status.to_string());

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use latchkey::app::Node;
 use latchkey::clock::Timestamp;
+use latchkey::gateway::{CredentialHeaders, Gateway, Networks};
 use latchkey::grpc::{self, Callers, Dispatch};
 use latchkey::machine::{self, MachineEntropy};
 use latchkey::policy::Policy;
@@ -160,7 +161,12 @@ impl Api {
             authorizer: node.authorizer,
             keyring: node.keyring,
             callers,
-            realm: "latchkey".into(),
+            gateway: Gateway {
+                realm: "latchkey".into(),
+                credential_headers: CredentialHeaders::default(),
+                forwards_credential: false,
+                trusted_proxies: Networks::default(),
+            },
             reflection: true,
             background: tokio::runtime::Handle::current(),
             observer: latchkey::telemetry::Observer::new(Arc::default(), None),

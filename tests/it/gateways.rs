@@ -3,6 +3,7 @@
 mod command_line;
 mod examples;
 mod forms;
+mod check;
 pub(crate) mod forward_auth;
 mod hypermemory;
 mod proxies;

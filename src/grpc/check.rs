@@ -1,0 +1,169 @@
+//! `envoy.service.auth.v3.Authorization`: Envoy, and whatever speaks as it does, asks before it passes a request on.
+//!
+//! The answer is always a message. After an error of gRPC it would be for the gateway's configuration whether the request
+//! passes; so what cannot be decided, what is asked wrongly and what cannot be read are denials as well, by 503 and 500.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::request::Parts as Head;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use http_body_util::{BodyExt as _, Full};
+use prost::Message as _;
+use tonic::body::Body;
+
+use super::convert::check as convert;
+use super::message::PREFIX_BYTES;
+use super::{Callers, credential, status};
+use crate::authorizer::operator::Decide;
+use crate::authorizer::{Authorizer, Question, Required};
+use crate::decision::Decision;
+use crate::error::{Error, Reason};
+use crate::gateway::{Gateway, Refusal};
+use crate::metrics::{Lookup, Outcome};
+use crate::proto::check::CheckRequest;
+use crate::proto::vendored::envoy::service::auth::v3::CheckResponse;
+use crate::serve::Peer;
+use crate::telemetry::{Ended, Observer};
+
+/// How many mistakes of gateways are told in the log, each once.
+const MISTAKES_MAX: usize = 64;
+
+/// Answers gateways. A cheap handle.
+#[derive(Clone)]
+pub(super) struct Checks(Arc<Parts>);
+
+struct Parts {
+    authorizer: Authorizer,
+    callers: Callers,
+    gateway: Gateway,
+    observer: Observer,
+    /// Those that were told.
+    mistakes: Mutex<HashSet<String>>,
+}
+
+impl Checks {
+    pub(super) fn new(
+        authorizer: Authorizer,
+        callers: Callers,
+        gateway: Gateway,
+        observer: Observer,
+    ) -> Self {
+        let mistakes = Mutex::default();
+        Self(Arc::new(Parts { authorizer, callers, gateway, observer, mistakes }))
+    }
+
+    /// Answers a call by the message that came, or by why none did.
+    pub(super) async fn answer(
+        self,
+        head: Head,
+        message: Result<Bytes, Error>,
+    ) -> Result<Response<Body>, Infallible> {
+        let parts = &*self.0;
+        let mut watch = parts.observer.check(&head.headers, head.extensions.get::<Peer>());
+        let (check, decided) = match message.and_then(read) {
+            Ok(check) => {
+                let decided = parts.decide(&check, &head, &mut watch.lookup).await;
+                (check, decided)
+            }
+            Err(error) => (CheckRequest::default(), Err(error)),
+        };
+        let (outcome, who, http_status, response) = match decided {
+            Ok((decision, response)) => {
+                let http_status = decision.http_status();
+                (Outcome::of(&decision), decision.identity, http_status, response)
+            }
+            Err(error) => {
+                let refusal = Refusal::undecided(&error);
+                parts.tell(&error, &refusal);
+                let response = convert::answer::undecided(&check, &refusal);
+                (Outcome::Failed(error.reason), None, refusal.status, response)
+            }
+        };
+        watch.end(outcome, who.as_ref(), Ended::Check(http_status));
+        Ok(framed(&response))
+    }
+}
+
+impl Parts {
+    async fn decide(
+        &self,
+        check: &CheckRequest,
+        head: &Head,
+        lookup: &mut Lookup,
+    ) -> Result<(Decision, CheckResponse), Error> {
+        self.admit(head).await?;
+        let asked = convert::Asked::read(check)?;
+        // Rules can go by what the gateway read of the body; nothing else does.
+        let mcp = asked.required.is_none().then(|| convert::mcp(check)).flatten();
+        let target = convert::target(check, mcp.as_ref());
+        let required = asked.required.filter(|_| convert::is_whole(check));
+        let (credential, found) = self.gateway.credential_headers.find(convert::headers(check));
+        let question = Question {
+            credential,
+            required: required.unwrap_or(Required::ByRules(&target)),
+            client_address: convert::client_address(check),
+            environment: asked.environment,
+            cost: asked.cost,
+            min_revision: None,
+        };
+        let decision = self.authorizer.authorize_noting(&question, lookup).await?;
+        let realm = asked.realm.unwrap_or(&self.gateway.realm);
+        let held = found.filter(|_| !self.gateway.forwards_credential);
+        let response = convert::answer::decided(check, &decision, realm, held)?;
+        Ok((decision, response))
+    }
+
+    async fn admit(&self, head: &Head) -> Result<(), Error> {
+        let peer = head.extensions.get::<Peer>();
+        match &self.callers {
+            Callers::Any => Ok(()),
+            Callers::Mtls(names) => names.admit(peer),
+            Callers::Key => {
+                let (credential, address) = (credential(&head.headers), peer.and_then(Peer::ip));
+                // The peer is for the audit trail, which decisions do not enter.
+                self.authorizer.operator::<Decide>(credential, address, String::new()).await?;
+                Ok(())
+            }
+        }
+    }
+
+    /// A gateway that asks wrongly does so at every request; it is told once, and loud enough to be heard.
+    fn tell(&self, error: &Error, refusal: &Refusal) {
+        if refusal.status != 500 || error.reason == Reason::Internal {
+            return status::log(error);
+        }
+        let mut mistakes = self.mistakes.lock().unwrap_or_else(PoisonError::into_inner);
+        if mistakes.len() < MISTAKES_MAX && mistakes.insert(error.message.clone()) {
+            let reason = error.reason.as_str();
+            tracing::warn!(reason, told = %error.message, "a gateway asks wrongly; what it asks for is refused");
+        } else {
+            status::log(error);
+        }
+    }
+}
+
+fn read(message: Bytes) -> Result<CheckRequest, Error> {
+    CheckRequest::decode(message.slice(PREFIX_BYTES..)).map_err(|error| {
+        Error::new(Reason::InvalidField, format!("the message cannot be read: {error}"))
+    })
+}
+
+/// The one message of an answer, with the status that follows it.
+fn framed(message: &CheckResponse) -> Response<Body> {
+    const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    let length = message.encoded_len();
+    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
+    bytes.put_u8(0); // not compressed
+    bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(&mut bytes);
+    let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]);
+    let body = Full::new(bytes.freeze()).with_trailers(ready(Some(Ok(trailers))));
+    let mut response = Response::new(Body::new(body));
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    response
+}

@@ -1,0 +1,189 @@
+//! `envoy.service.auth.v3`: what a gateway asks. All of it but `context_extensions` and who is at the other end is the
+//! client's own, and may be anything.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use prost::Message as _;
+use prost_types::Struct;
+use prost_types::value::Kind;
+
+use crate::authorizer::Required;
+use crate::error::{Error, Reason};
+use crate::policy::COST_MAX;
+use crate::policy::routes::{Mcp, Target};
+use crate::proto::check::{CheckRequest, Pair};
+use crate::token::{Environment, quoted};
+
+pub(in crate::grpc) mod answer;
+
+/// Where Envoy's filter for the Model Context Protocol tells what it found.
+const MCP_FILTER: &[u8] = b"envoy.filters.http.mcp";
+const REALM_BYTES_MAX: usize = 100;
+
+// === What the gateway's configuration asks ===
+
+/// What stands in `context_extensions`, which the gateway's configuration writes for each route.
+#[derive(Clone, Copy)]
+pub(in crate::grpc) struct Asked<'a> {
+    /// `None` leaves it to the rules.
+    pub required: Option<Required<'a>>,
+    pub environment: Option<Environment>,
+    pub cost: Option<u32>,
+    pub realm: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    /// Every name once, none that is not known, and not both `required_scope` and `authenticate_only`.
+    pub(in crate::grpc) fn read(check: &'a CheckRequest) -> Result<Self, Error> {
+        let [mut scope, mut authenticate_only, mut environment, mut cost, mut realm] = [None; 5];
+        for Pair { key, value } in &check.attributes.context_extensions {
+            let value = text(value).ok_or_else(|| mistake("holds what is no text"))?;
+            let place = match &key[..] {
+                b"required_scope" => &mut scope,
+                b"authenticate_only" => &mut authenticate_only,
+                b"required_environment" => &mut environment,
+                b"cost" => &mut cost,
+                b"realm" => &mut realm,
+                _ => return Err(unknown(key)),
+            };
+            if place.replace(value).is_some() {
+                return Err(mistake("names something twice"));
+            }
+        }
+        Ok(Self {
+            required: required(scope, authenticate_only)?,
+            environment: environment.map(read_environment).transpose()?,
+            cost: cost.map(read_cost).transpose()?,
+            realm: realm.map(read_realm).transpose()?,
+        })
+    }
+}
+
+fn required<'a>(
+    scope: Option<&'a str>,
+    authenticate_only: Option<&str>,
+) -> Result<Option<Required<'a>>, Error> {
+    match (scope, authenticate_only) {
+        (Some(scope), None) => Ok(Some(Required::Scope(scope))),
+        (None, Some("true")) => Ok(Some(Required::AuthenticateOnly)),
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => {
+            Err(mistake("names `required_scope` and `authenticate_only`, and may name one of them"))
+        }
+        (None, Some(_)) => Err(mistake("says of `authenticate_only` what can only be `true`")),
+    }
+}
+
+fn read_environment(word: &str) -> Result<Environment, Error> {
+    let told = "says of `required_environment` what must be `live` or `test`";
+    Environment::parse(word).ok_or_else(|| mistake(told))
+}
+
+fn read_cost(digits: &str) -> Result<u32, Error> {
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let cost = digits.parse().ok().filter(|cost| is_number && *cost <= COST_MAX);
+    cost.ok_or_else(|| mistake("says of `cost` what must be a number of 1,000,000 at most"))
+}
+
+fn read_realm(text: &str) -> Result<&str, Error> {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    let is_right = (1..=REALM_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain);
+    let told =
+        "says of `realm` what must be 1 to 100 printable ASCII characters, without \" and \\";
+    is_right.then_some(text).ok_or_else(|| mistake(told))
+}
+
+fn unknown(key: &[u8]) -> Error {
+    let key = quoted(&String::from_utf8_lossy(key));
+    mistake(&format!(
+        "names {key}, which is not known; there are `required_scope`, `authenticate_only`, `required_environment`, \
+         `cost` and `realm`"
+    ))
+}
+
+fn mistake(told: &str) -> Error {
+    Error::new(Reason::InvalidField, format!("`context_extensions` {told}"))
+}
+
+// === What the client sent ===
+
+/// The headers, by the one of two ways in which the gateway tells them. What has a name that is no text is none of ours.
+pub(in crate::grpc) fn headers(check: &CheckRequest) -> impl Iterator<Item = (&str, &[u8])> {
+    let http = &check.attributes.request.http;
+    let raw = http.header_map.headers.iter().map(|header| {
+        let is_raw = !header.raw_value.is_empty();
+        (&header.key, if is_raw { &header.raw_value } else { &header.value })
+    });
+    let is_raw = !http.header_map.headers.is_empty();
+    let joined =
+        http.headers.iter().filter(move |_| !is_raw).map(|Pair { key, value }| (key, value));
+    raw.chain(joined).filter_map(|(key, value)| Some((text(key)?, &value[..])))
+}
+
+/// Whether the request has what every request has. One without is refused, whatever is asked.
+pub(in crate::grpc) fn is_whole(check: &CheckRequest) -> bool {
+    let http = &check.attributes.request.http;
+    [&http.method, &http.path, &http.host]
+        .iter()
+        .all(|part| text(part).is_some_and(|it| !it.is_empty()))
+}
+
+/// The request, as far as rules go by it; one that is not whole is ambiguous to them.
+pub(in crate::grpc) fn target<'a>(check: &'a CheckRequest, mcp: Option<&'a Called>) -> Target<'a> {
+    if !is_whole(check) {
+        return Target::new("", "", "", None);
+    }
+    let http = &check.attributes.request.http;
+    let part = |bytes| text(bytes).unwrap_or_default();
+    let mcp = mcp.map(|called| Mcp { method: &called.method, tool: called.tool.as_deref() });
+    Target::new(part(&http.host), part(&http.method), part(&http.path), mcp)
+}
+
+/// From where the client comes; of a Unix socket nothing is known.
+pub(in crate::grpc) fn client_address(check: &CheckRequest) -> Option<IpAddr> {
+    text(&check.attributes.source.address.socket_address.address)?.parse().ok()
+}
+
+/// Whether the client speaks gRPC, and so reads no body.
+fn is_grpc(check: &CheckRequest) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    headers(check).any(|(name, value)| {
+        name.eq_ignore_ascii_case("content-type")
+            && value.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+    })
+}
+
+/// A message of the Model Context Protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::grpc) struct Called {
+    method: String,
+    tool: Option<String>,
+}
+
+/// What Envoy's filter found in the body. Nothing, unless it says that it is one message of the Model Context Protocol and
+/// of which method; nor when a tool is called and it does not say which.
+pub(in crate::grpc) fn mcp(check: &CheckRequest) -> Option<Called> {
+    let metadata = &check.attributes.metadata_context.filter_metadata;
+    let mut found = metadata.iter().filter(|pair| pair.key == MCP_FILTER);
+    let (Some(only), None) = (found.next(), found.next()) else { return None };
+    let mut told = Struct::decode(only.value.clone()).ok()?;
+    let mut take = |name| told.fields.remove(name).and_then(|value| value.kind);
+    let (Some(Kind::BoolValue(true)), Some(Kind::StringValue(method))) =
+        (take("is_mcp_request"), take("method"))
+    else {
+        return None;
+    };
+    if method != "tools/call" {
+        return Some(Called { method, tool: None });
+    }
+    let Some(Kind::StructValue(mut params)) = take("params") else { return None };
+    match params.fields.remove("name").and_then(|value| value.kind) {
+        Some(Kind::StringValue(tool)) => Some(Called { method, tool: Some(tool) }),
+        _ => None,
+    }
+}
+
+fn text(bytes: &Bytes) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
