@@ -226,16 +226,14 @@ impl Dispatch {
     {
         let (head, body) = request.into_parts();
         let mut message = Message::new(body, method.bytes_max());
-        match (&mut message).now_or_never() {
-            Some(message) => self.answer(method, head, message),
-            None => {
-                let (mut this, strangers) = (self.clone(), self.strangers.clone());
-                Box::pin(async move {
-                    let message = strangers.wait_for(message).await;
-                    this.answer(method, head, message).await
-                })
-            }
+        if let Some(message) = (&mut message).now_or_never() {
+            return self.answer(method, head, message);
         }
+        let (mut this, strangers) = (self.clone(), self.strangers.clone());
+        Box::pin(async move {
+            let message = strangers.wait_for(message).await;
+            this.answer(method, head, message).await
+        })
     }
 
     /// Answers a question by its message, or by why there is none.

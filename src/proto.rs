@@ -34,7 +34,6 @@ pub mod v1 {
 #[expect(
     missing_docs,
     unused_qualifications,
-    clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::all,
     clippy::pedantic,

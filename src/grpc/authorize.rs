@@ -5,9 +5,8 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroize as _;
 
-use super::{Callers, convert, credential, status};
+use super::{Callers, convert, status};
 use crate::authorizer::Authorizer;
-use crate::authorizer::operator::Decide;
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::metrics::{Lookup, Outcome};
@@ -39,24 +38,10 @@ impl Decisions {
         request: &Request<AuthorizeRequest>,
         lookup: &mut Lookup,
     ) -> Result<Decision, Error> {
-        self.admit(request).await?;
+        let peer = request.extensions().get::<Peer>();
+        self.callers.admit(&self.authorizer, request.metadata().as_ref(), peer).await?;
         let question = convert::authorization::question(request.get_ref())?;
         self.authorizer.authorize_noting(&question, lookup).await
-    }
-
-    async fn admit(&self, request: &Request<AuthorizeRequest>) -> Result<(), Error> {
-        let peer = request.extensions().get::<Peer>();
-        match &self.callers {
-            Callers::Any => Ok(()),
-            Callers::Mtls(names) => names.admit(peer),
-            Callers::Key => {
-                let address = peer.and_then(Peer::ip);
-                let credential = credential(request.metadata().as_ref());
-                // The peer is for the audit trail, which decisions do not enter.
-                self.authorizer.operator::<Decide>(credential, address, String::new()).await?;
-                Ok(())
-            }
-        }
     }
 }
 

@@ -3,6 +3,11 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
+use super::credential;
+use crate::authorizer::Authorizer;
+use crate::authorizer::operator::Decide;
 use crate::error::{Error, Reason};
 use crate::serve::Peer;
 
@@ -15,6 +20,27 @@ pub enum Callers {
     Key,
     /// Whoever has a client certificate that is trusted and bears one of these names.
     Mtls(CallerNames),
+}
+
+impl Callers {
+    /// Demands that whoever calls with these headers may ask for decisions.
+    pub(super) async fn admit(
+        &self,
+        authorizer: &Authorizer,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Any => Ok(()),
+            Self::Mtls(names) => names.admit(peer),
+            Self::Key => {
+                let (credential, address) = (credential(headers), peer.and_then(Peer::ip));
+                // The peer is for the audit trail, which decisions do not enter.
+                authorizer.operator::<Decide>(credential, address, String::new()).await?;
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Names in client certificates; none at all stands for any name.

@@ -17,8 +17,7 @@ use tonic::body::Body;
 
 use super::convert::check as convert;
 use super::message::PREFIX_BYTES;
-use super::{Callers, credential, status};
-use crate::authorizer::operator::Decide;
+use super::{Callers, status};
 use crate::authorizer::{Authorizer, Question, Required};
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
@@ -64,7 +63,7 @@ impl Checks {
     ) -> Result<Response<Body>, Infallible> {
         let parts = &*self.0;
         let mut watch = parts.observer.check(&head.headers, head.extensions.get::<Peer>());
-        let (check, decided) = match message.and_then(read) {
+        let (check, decided) = match message.and_then(|message| read(&message)) {
             Ok(check) => {
                 let decided = parts.decide(&check, &head, &mut watch.lookup).await;
                 (check, decided)
@@ -95,7 +94,8 @@ impl Parts {
         head: &Head,
         lookup: &mut Lookup,
     ) -> Result<(Decision, CheckResponse), Error> {
-        self.admit(head).await?;
+        let peer = head.extensions.get::<Peer>();
+        self.callers.admit(&self.authorizer, &head.headers, peer).await?;
         let asked = convert::Asked::read(check)?;
         // Rules can go by what the gateway read of the body; nothing else does.
         let mcp = asked.required.is_none().then(|| convert::mcp(check)).flatten();
@@ -112,23 +112,9 @@ impl Parts {
         };
         let decision = self.authorizer.authorize_noting(&question, lookup).await?;
         let realm = asked.realm.unwrap_or(&self.gateway.realm);
-        let held = found.filter(|_| !self.gateway.forwards_credential);
-        let response = convert::answer::decided(check, &decision, realm, held)?;
+        let hidden = found.filter(|_| !self.gateway.forwards_credential);
+        let response = convert::answer::decided(check, &decision, realm, hidden)?;
         Ok((decision, response))
-    }
-
-    async fn admit(&self, head: &Head) -> Result<(), Error> {
-        let peer = head.extensions.get::<Peer>();
-        match &self.callers {
-            Callers::Any => Ok(()),
-            Callers::Mtls(names) => names.admit(peer),
-            Callers::Key => {
-                let (credential, address) = (credential(&head.headers), peer.and_then(Peer::ip));
-                // The peer is for the audit trail, which decisions do not enter.
-                self.authorizer.operator::<Decide>(credential, address, String::new()).await?;
-                Ok(())
-            }
-        }
     }
 
     /// A gateway that asks wrongly does so at every request; it is told once, and loud enough to be heard.
@@ -146,7 +132,7 @@ impl Parts {
     }
 }
 
-fn read(message: Bytes) -> Result<CheckRequest, Error> {
+fn read(message: &Bytes) -> Result<CheckRequest, Error> {
     CheckRequest::decode(message.slice(PREFIX_BYTES..)).map_err(|error| {
         Error::new(Reason::InvalidField, format!("the message cannot be read: {error}"))
     })

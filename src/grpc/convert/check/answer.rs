@@ -21,12 +21,12 @@ use crate::proto::vendored::envoy::service::auth::v3::{
 use crate::proto::vendored::envoy::r#type::v3::HttpStatus;
 use crate::proto::vendored::google::rpc::Status;
 
-/// Of a decision. `held` is the header that holds the key, where the upstream is not to see it.
+/// Of a decision. `hidden` is the header that the upstream is not to see.
 pub(in crate::grpc) fn decided(
     check: &CheckRequest,
     decision: &Decision,
     realm: &str,
-    held: Option<&str>,
+    hidden: Option<&str>,
 ) -> Result<CheckResponse, Error> {
     let told = Some(metadata(decision));
     if let Some(denial) = decision.denial {
@@ -44,7 +44,7 @@ pub(in crate::grpc) fn decided(
             check,
             identity,
             decision.billable,
-            held,
+            hidden,
         ))),
     })
 }
@@ -63,7 +63,7 @@ fn passed(
     check: &CheckRequest,
     identity: Option<&Identity>,
     billable: bool,
-    held: Option<&str>,
+    hidden: Option<&str>,
 ) -> OkHttpResponse {
     let mut set = Vec::new();
     let mut remove: Vec<String> = headers(check)
@@ -80,7 +80,7 @@ fn passed(
                     set.push(header(name, value));
                 }
             }
-            remove.extend(held.map(str::to_owned));
+            remove.extend(hidden.map(str::to_owned));
         }
         None => remove.extend(IDENTITY_HEADERS.map(str::to_owned)),
     }
