@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroize as _;
 
-use super::{Callers, convert, status};
+use super::{Callers, convert, credential, status};
 use crate::authorizer::Authorizer;
 use crate::decision::Decision;
 use crate::error::Error;
@@ -39,7 +39,8 @@ impl Decisions {
         lookup: &mut Lookup,
     ) -> Result<Decision, Error> {
         let peer = request.extensions().get::<Peer>();
-        self.callers.admit(&self.authorizer, request.metadata().as_ref(), peer).await?;
+        let credential = credential(request.metadata().as_ref());
+        self.callers.admit(&self.authorizer, credential, peer).await?;
         let question = convert::authorization::question(request.get_ref())?;
         self.authorizer.authorize_noting(&question, lookup).await
     }

@@ -3,11 +3,8 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::HeaderMap;
-
-use super::credential;
-use crate::authorizer::Authorizer;
 use crate::authorizer::operator::Decide;
+use crate::authorizer::{Authorizer, Credential};
 use crate::error::{Error, Reason};
 use crate::serve::Peer;
 
@@ -23,18 +20,18 @@ pub enum Callers {
 }
 
 impl Callers {
-    /// Demands that whoever calls with these headers may ask for decisions.
-    pub(super) async fn admit(
+    /// Demands that whoever calls, with this credential of its own, may ask for decisions.
+    pub(crate) async fn admit(
         &self,
         authorizer: &Authorizer,
-        headers: &HeaderMap,
+        credential: Credential<'_>,
         peer: Option<&Peer>,
     ) -> Result<(), Error> {
         match self {
             Self::Any => Ok(()),
             Self::Mtls(names) => names.admit(peer),
             Self::Key => {
-                let (credential, address) = (credential(headers), peer.and_then(Peer::ip));
+                let address = peer.and_then(Peer::ip);
                 // The peer is for the audit trail, which decisions do not enter.
                 authorizer.operator::<Decide>(credential, address, String::new()).await?;
                 Ok(())

@@ -17,7 +17,7 @@ use tonic::body::Body;
 
 use super::convert::check as convert;
 use super::message::PREFIX_BYTES;
-use super::{Callers, status};
+use super::{Callers, credential, status};
 use crate::authorizer::{Authorizer, Question, Required};
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
@@ -95,7 +95,7 @@ impl Parts {
         lookup: &mut Lookup,
     ) -> Result<(Decision, CheckResponse), Error> {
         let peer = head.extensions.get::<Peer>();
-        self.callers.admit(&self.authorizer, &head.headers, peer).await?;
+        self.callers.admit(&self.authorizer, credential(&head.headers), peer).await?;
         let asked = convert::Asked::read(check)?;
         // Rules can go by what the gateway read of the body; nothing else does.
         let mcp = asked.required.is_none().then(|| convert::mcp(check)).flatten();

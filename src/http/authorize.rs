@@ -20,12 +20,11 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{Public, refused};
 use crate::authorizer::Credential;
-use crate::authorizer::operator::Decide;
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
 use crate::gateway::Refusal;
 use crate::grpc::convert::authorization::{answer, question};
-use crate::grpc::{Callers, status};
+use crate::grpc::status;
 use crate::metrics::{Lookup, Outcome};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::{AuthorizeRequest, AuthorizeResponse};
@@ -92,21 +91,13 @@ impl Public {
         decision
     }
 
-    /// Whether whoever asks may.
+    /// Demands that whoever asks may.
     pub(super) async fn admit(
         &self,
         credential: Credential<'_>,
         peer: Option<&Peer>,
     ) -> Result<(), Error> {
-        match &self.callers {
-            Callers::Any => Ok(()),
-            Callers::Mtls(names) => names.admit(peer),
-            Callers::Key => {
-                let address = peer.and_then(Peer::ip);
-                self.authorizer.operator::<Decide>(credential, address, String::new()).await?;
-                Ok(())
-            }
-        }
+        self.callers.admit(&self.authorizer, credential, peer).await
     }
 }
 

@@ -187,3 +187,107 @@ pub(in crate::grpc) fn mcp(check: &CheckRequest) -> Option<Called> {
 fn text(bytes: &Bytes) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::check::HeaderValue;
+
+    fn asked(extensions: &[(&'static str, &'static str)]) -> Result<String, String> {
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let pair = |(key, value): &(&'static str, &'static str)| Pair {
+            key: bytes(key),
+            value: bytes(value),
+        };
+        let mut check = CheckRequest::default();
+        check.attributes.context_extensions = extensions.iter().map(pair).collect();
+        let asked = Asked::read(&check).map_err(|error| error.message)?;
+        let required = match asked.required {
+            None => "rules",
+            Some(Required::AuthenticateOnly) => "any",
+            Some(Required::Scope(scope)) => scope,
+            Some(Required::ByRules(_)) => "never",
+        };
+        let Asked { required: _, environment, cost, realm } = asked;
+        Ok(format!("{required} {environment:?} {cost:?} {realm:?}"))
+    }
+
+    #[test]
+    fn what_a_route_needs_is_read() {
+        for (extensions, told) in [
+            (&[][..], "rules None None None"),
+            (&[("required_scope", "a:b or c:d")], "a:b or c:d None None None"),
+            (&[("authenticate_only", "true")], "any None None None"),
+            (
+                &[("cost", "007"), ("required_environment", "test"), ("realm", "a b")],
+                "rules Some(Test) Some(7) Some(\"a b\")",
+            ),
+        ] {
+            assert_eq!(asked(extensions).unwrap(), told);
+        }
+    }
+
+    #[test]
+    fn what_is_not_exactly_right_is_a_mistake() {
+        for extensions in [
+            &[("required_scopes", "a:b")][..],
+            &[("required_scope", "a:b"), ("authenticate_only", "true")],
+            &[("required_scope", "a:b"), ("required_scope", "a:b")],
+            &[("authenticate_only", "True")],
+            &[("required_environment", "")],
+            &[("cost", "1000001")],
+            &[("cost", "99999999999")],
+            &[("cost", "-0")],
+            &[("realm", "a\nb")],
+            &[("realm", "ä")],
+        ] {
+            let told = asked(extensions).unwrap_err();
+            assert!(told.starts_with("`context_extensions` "), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_repeats_no_token() {
+        let token = "hm_live_0000000000000000000000000000002dlYSp";
+        let told = asked(&[(token, token)]).unwrap_err();
+        assert!(!told.contains(&token["hm_live_".len()..]), "{told}");
+    }
+
+    #[test]
+    fn headers_as_they_came_are_the_only_ones_where_there_are_any() {
+        let bytes = Bytes::from_static;
+        let mut check = CheckRequest::default();
+        let http = &mut check.attributes.request.http;
+        http.headers = vec![
+            Pair { key: bytes(b"a"), value: bytes(b"1") },
+            Pair { key: bytes(b"\xff"), value: bytes(b"2") },
+        ];
+        let of = |check: &CheckRequest| {
+            let all =
+                headers(check).map(|(name, value)| format!("{name}={}", value.escape_ascii()));
+            all.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(&check), "a=1");
+        check.attributes.request.http.header_map.headers = vec![
+            HeaderValue { key: bytes(b"b"), raw_value: bytes(b"\xff"), value: bytes(b"no") },
+            HeaderValue { key: bytes(b"b"), value: bytes(b"4"), raw_value: bytes(b"") },
+        ];
+        assert_eq!(of(&check), "b=\\xff b=4");
+    }
+
+    #[test]
+    fn two_reports_of_one_filter_are_none() {
+        let field = |kind| prost_types::Value { kind: Some(kind) };
+        let fields = [
+            ("is_mcp_request".to_owned(), field(Kind::BoolValue(true))),
+            ("method".to_owned(), field(Kind::StringValue("tools/list".into()))),
+        ];
+        let report = Struct { fields: fields.into() }.encode_to_vec();
+        let pair = Pair { key: Bytes::from_static(MCP_FILTER), value: report.into() };
+        let mut check = CheckRequest::default();
+        check.attributes.metadata_context.filter_metadata = vec![pair.clone()];
+        assert_eq!(mcp(&check), Some(Called { method: "tools/list".into(), tool: None }));
+        check.attributes.metadata_context.filter_metadata.push(pair);
+        assert_eq!(mcp(&check), None);
+    }
+}

@@ -188,3 +188,85 @@ fn structure<const N: usize>(fields: [(&str, Kind); N]) -> Struct {
 fn text(text: impl Into<String>) -> Kind {
     Kind::StringValue(text.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decision::Denial;
+    use crate::revision::Position;
+
+    fn nobody(denial: Option<Denial>, rule: Option<&str>) -> Decision {
+        Decision {
+            denial,
+            identity: None,
+            needed: None,
+            billable: false,
+            rule: rule.map(Into::into),
+            observed: None,
+            revision: Position { epoch: 1, n: 2, tag: 3 },
+        }
+    }
+
+    #[test]
+    fn each_denial_has_its_status_and_its_code() {
+        for denial in Denial::ALL {
+            let decision = nobody(Some(denial), None);
+            let response = decided(&CheckRequest::default(), &decision, "r", None).unwrap();
+            let code = response.status.unwrap().code;
+            let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else {
+                panic!("{denial:?} is let through");
+            };
+            let (status, expected) = match denial {
+                Denial::MissingCredential
+                | Denial::MalformedCredential
+                | Denial::UnknownKey
+                | Denial::KeyRevoked
+                | Denial::KeyDisabled
+                | Denial::KeyExpired => (401, 16),
+                Denial::AccountSuspended
+                | Denial::AddressNotAllowed
+                | Denial::WrongEnvironment
+                | Denial::InsufficientScope
+                | Denial::RouteDenied => (403, 7),
+                Denial::RateLimited | Denial::QuotaExceeded => (429, 8),
+            };
+            assert_eq!((denied.status.unwrap().code, code), (status, expected), "{denial:?}");
+            let has = |name: &str| {
+                denied.headers.iter().any(|it| it.header.as_ref().unwrap().key == name)
+            };
+            let is_challenged = status == 401 || denial == Denial::InsufficientScope;
+            assert_eq!(has("www-authenticate"), is_challenged, "{denial:?}");
+            assert!(has("content-type") && has("cache-control"));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_decided_is_refused() {
+        for reason in Reason::ALL {
+            let refusal = Refusal::undecided(&Error::new(reason, "told"));
+            let response = undecided(&CheckRequest::default(), &refusal);
+            let code = response.status.unwrap().code;
+            assert!(matches!(refusal.status, 500 | 503), "{reason:?}");
+            assert_eq!(code, if refusal.status == 503 { 14 } else { 13 });
+            assert!(matches!(response.http_response, Some(HttpResponse::DeniedResponse(_))));
+            assert_eq!(refusal.retry_after.is_some(), refusal.status == 503);
+        }
+    }
+
+    #[test]
+    fn an_allow_is_somebodys_or_a_rules() {
+        let of = |decision| decided(&CheckRequest::default(), &decision, "r", None);
+        assert_eq!(of(nobody(None, None)).unwrap_err().reason, Reason::Internal);
+        assert!(of(nobody(None, Some("open"))).is_ok());
+    }
+
+    #[test]
+    fn what_looks_like_an_identity_header_but_for_its_dashes_is_told_apart() {
+        for name in ["x_latchkey_plan", "X-Latchkey_Plan", "x_latchkey-key-id"] {
+            assert!(is_alike(name), "{name}");
+        }
+        for name in ["x-latchkey-plan", "x_latchkey_plans", "x_latchkey_plam", "_"] {
+            assert!(!is_alike(name), "{name}");
+        }
+    }
+}
