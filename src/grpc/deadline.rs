@@ -39,8 +39,10 @@ const MESSAGE_TIME_MAX: Duration = Duration::from_secs(4);
 /// The most that messages of administration may come to which are read or dealt with at once, each
 /// counted as the largest of its method: 1,024 calls, or 64 policies.
 const ROOM_KIB: usize = 64 * 1024;
-/// The most messages that may be slow to arrive at once, of callers who need not be admitted.
+/// The most messages that may be slow to arrive at once, of callers who need not be admitted; one that may be larger
+/// than [`STRANGER_BYTES`] counts as several.
 const STRANGERS_MAX: usize = 4_096;
+const STRANGER_BYTES: usize = 16 * 1024;
 /// A message that arrives so soon after its head is not slow.
 const PROMPT_TIME_MAX: Duration = Duration::from_millis(200);
 /// Reflection goes on for as long as its caller asks, but no longer.
@@ -201,7 +203,8 @@ impl Strangers {
         if let Ok(message) = timeout(PROMPT_TIME_MAX, &mut message).await {
             return message;
         }
-        let Ok(_place) = self.0.try_acquire() else {
+        let places = message.bytes_max().div_ceil(STRANGER_BYTES);
+        let Ok(_place) = self.0.try_acquire_many(u32::try_from(places).unwrap_or(u32::MAX)) else {
             return Err(full("the message is slow to arrive, and too many others are"));
         };
         in_time(message).await

@@ -38,6 +38,10 @@ impl<B> Message<B> {
         Self { body, bytes_max, arrived: Arrived::Nothing }
     }
 
+    pub(super) const fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     fn take(&mut self, data: Bytes) -> Result<(), Error> {
         match &mut self.arrived {
             Arrived::Nothing if is_whole(&data, self.bytes_max)? => {
