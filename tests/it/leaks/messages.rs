@@ -52,7 +52,8 @@ impl Api {
 
     /// Each call's path with its messages: the canary everywhere, and in one field after the other.
     pub(super) fn calls(&self, canary: &str) -> Vec<(String, Vec<Vec<u8>>)> {
-        let made = self.methods.iter().filter(|(path, _)| path.starts_with("/latchkey."));
+        let is_ours = |path: &str| path.starts_with("/latchkey.") || path.starts_with("/envoy.");
+        let made = self.methods.iter().filter(|(path, _)| is_ours(path));
         made.map(|(path, input)| {
             let mut messages = vec![self.message(input, canary, Fill::All).0];
             let fields = self.message(input, canary, Fill::All).1;
