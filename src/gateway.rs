@@ -12,6 +12,7 @@ use crate::decision::{Decision, Denial, Identity, PublicDenial};
 use crate::error::{Error, Reason};
 use crate::scope::ScopePattern;
 
+const AUTHORIZATION: &str = "authorization";
 const CREDENTIAL_HEADERS_MAX: usize = 8;
 const NETWORKS_MAX: usize = 64;
 
@@ -70,18 +71,19 @@ impl CredentialHeaders {
     /// The credential among these headers, and the name of the header that holds it.
     pub fn find<'a>(
         &self,
-        headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    ) -> (Credential<'a>, Option<&'a str>) {
+        headers: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> (Credential<'a>, Option<&str>) {
         let (mut authorization, mut bare, mut found) = (Vec::new(), Vec::new(), None);
         for (name, value) in headers {
-            if name.eq_ignore_ascii_case("authorization") {
+            if name.eq_ignore_ascii_case(AUTHORIZATION.as_bytes()) {
                 authorization.push(value);
-            } else if self.0.iter().any(|known| known.as_str().eq_ignore_ascii_case(name)) {
+                found = Some(AUTHORIZATION);
+            } else if let Some(known) =
+                self.0.iter().find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name))
+            {
                 bare.push(value);
-            } else {
-                continue;
+                found = Some(known.as_str());
             }
-            found = Some(name);
         }
         (Credential::from_headers(authorization, bare), found)
     }
@@ -288,7 +290,7 @@ mod tests {
     fn found(headers: &[(&'static str, &'static str)]) -> String {
         let names = CredentialHeaders::read(["x-api-key", "apikey"]).unwrap();
         let (credential, at) =
-            names.find(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
+            names.find(headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         let credential = match credential {
             Credential::Missing => "missing".into(),
             Credential::Malformed => "malformed".into(),

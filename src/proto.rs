@@ -13,6 +13,7 @@ use self::vendored::envoy::service::auth::v3::attribute_context::HttpRequest;
 
 pub mod check;
 pub(crate) mod codec;
+pub mod wire;
 
 /// Package `latchkey.v1`.
 #[expect(

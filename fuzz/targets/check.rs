@@ -15,6 +15,8 @@ use latchkey::gateway::{CredentialHeaders, Gateway, Networks};
 use latchkey::grpc::{self, Callers, Dispatch};
 use latchkey::machine::{self, MachineEntropy};
 use latchkey::policy::Policy;
+use latchkey::proto::check;
+use latchkey::proto::vendored::envoy::config::core::v3::address::Address;
 use latchkey::proto::vendored::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use latchkey::proto::vendored::envoy::service::auth::v3::attribute_context::HttpRequest;
 use latchkey::proto::vendored::envoy::service::auth::v3::check_response::HttpResponse;
@@ -63,6 +65,7 @@ static SERVICE: LazyLock<(Runtime, Mutex<Dispatch>)> = LazyLock::new(|| {
 // The first byte says which it is: `m` is a message, anything else lines to make one of.
 fuzz_target!(|data: &[u8]| {
     if let Some((b'm', message)) = data.split_first() {
+        check_reading(message);
         let is_brought = message.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes());
         let status = ask(message);
         assert!(status != 200 || is_brought, "a request passes without a key");
@@ -70,6 +73,41 @@ fuzz_target!(|data: &[u8]| {
         check_lines(text);
     }
 });
+
+/// Compares what is read in place with what the generated code reads.
+fn check_reading(message: &[u8]) {
+    let (Ok(ours), Ok(theirs)) =
+        (check::CheckRequest::read(message), CheckRequest::decode(message))
+    else {
+        return;
+    };
+    let theirs = theirs.attributes.unwrap_or_default();
+    let http = theirs.request.and_then(|it| it.http).unwrap_or_default();
+    assert_eq!(ours.method, http.method.as_bytes());
+    assert_eq!(ours.path, http.path.as_bytes());
+    assert_eq!(ours.host, http.host.as_bytes());
+    // Of what stands in a map twice, the generated code keeps the last.
+    let map = |pairs: &[check::Pair<'_>]| -> HashMap<Vec<u8>, Vec<u8>> {
+        pairs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+    };
+    let bytes = |map: HashMap<String, String>| -> HashMap<Vec<u8>, Vec<u8>> {
+        map.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+    };
+    assert_eq!(map(&ours.joined_headers), bytes(http.headers));
+    assert_eq!(map(&ours.context_extensions), bytes(theirs.context_extensions));
+    let raw = http.header_map.unwrap_or_default().headers.into_iter().map(|header| {
+        let HeaderValue { key, value, raw_value } = header;
+        (key.into_bytes(), if raw_value.is_empty() { value.into_bytes() } else { raw_value })
+    });
+    let own = ours.raw_headers.iter().map(|(name, value)| (name.to_vec(), value.to_vec()));
+    assert!(own.eq(raw));
+    let address = theirs.source.and_then(|it| it.address).and_then(|it| it.address);
+    let address = match address {
+        Some(Address::SocketAddress(socket)) => socket.address,
+        _ => String::new(),
+    };
+    assert_eq!(ours.client_address, address.as_bytes());
+}
 
 /// Compares the answer with a naive reading of the question.
 fn check_lines(text: &str) {

@@ -8,11 +8,10 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use http_body_util::{BodyExt as _, Full};
-use prost::Message as _;
 use tonic::body::Body;
 
 use super::convert::check as convert;
@@ -24,7 +23,6 @@ use crate::error::{Error, Reason};
 use crate::gateway::{Gateway, Refusal};
 use crate::metrics::{Lookup, Outcome};
 use crate::proto::check::CheckRequest;
-use crate::proto::vendored::envoy::service::auth::v3::CheckResponse;
 use crate::serve::Peer;
 use crate::telemetry::{Ended, Observer};
 
@@ -63,12 +61,23 @@ impl Checks {
     ) -> Result<Response<Body>, Infallible> {
         let parts = &*self.0;
         let mut watch = parts.observer.check(&head.headers, head.extensions.get::<Peer>());
-        let (check, decided) = match message.and_then(|message| read(&message)) {
-            Ok(check) => {
-                let decided = parts.decide(&check, &head, &mut watch.lookup).await;
-                (check, decided)
+        let (bytes, check);
+        let read = match message {
+            Ok(message) => {
+                bytes = message;
+                read(&bytes)
             }
-            Err(error) => (CheckRequest::default(), Err(error)),
+            Err(error) => Err(error),
+        };
+        let decided = match read {
+            Ok(read) => {
+                check = read;
+                parts.decide(&check, &head, &mut watch.lookup).await
+            }
+            Err(error) => {
+                check = CheckRequest::default();
+                Err(error)
+            }
         };
         let (outcome, who, http_status, response) = match decided {
             Ok((decision, response)) => {
@@ -83,17 +92,17 @@ impl Checks {
             }
         };
         watch.end(outcome, who.as_ref(), Ended::Check(http_status));
-        Ok(framed(&response))
+        Ok(with_status(response))
     }
 }
 
 impl Parts {
     async fn decide(
         &self,
-        check: &CheckRequest,
+        check: &CheckRequest<'_>,
         head: &Head,
         lookup: &mut Lookup,
-    ) -> Result<(Decision, CheckResponse), Error> {
+    ) -> Result<(Decision, Bytes), Error> {
         let peer = head.extensions.get::<Peer>();
         self.callers.admit(&self.authorizer, credential(&head.headers), peer).await?;
         let asked = convert::Asked::read(check)?;
@@ -132,22 +141,17 @@ impl Parts {
     }
 }
 
-fn read(message: &Bytes) -> Result<CheckRequest, Error> {
-    CheckRequest::decode(message.slice(PREFIX_BYTES..)).map_err(|error| {
+fn read(message: &Bytes) -> Result<CheckRequest<'_>, Error> {
+    CheckRequest::read(&message[PREFIX_BYTES..]).map_err(|error| {
         Error::new(Reason::InvalidField, format!("the message cannot be read: {error}"))
     })
 }
 
 /// The one message of an answer, with the status that follows it.
-fn framed(message: &CheckResponse) -> Response<Body> {
+fn with_status(message: Bytes) -> Response<Body> {
     const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
-    bytes.put_u8(0); // not compressed
-    bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    message.encode_raw(&mut bytes);
     let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]);
-    let body = Full::new(bytes.freeze()).with_trailers(ready(Some(Ok(trailers))));
+    let body = Full::new(message).with_trailers(ready(Some(Ok(trailers))));
     let mut response = Response::new(Body::new(body));
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(header::CONTENT_TYPE, grpc);

@@ -135,8 +135,9 @@ impl Public {
     }
 
     /// The client's credential, and the header that holds it.
-    fn credential<'a>(&self, headers: &'a HeaderMap) -> (Credential<'a>, Option<&'a str>) {
-        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    fn credential<'a>(&self, headers: &'a HeaderMap) -> (Credential<'a>, Option<&str>) {
+        let headers =
+            headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
         self.gateway.credential_headers.find(headers)
     }
 

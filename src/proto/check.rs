@@ -1,137 +1,145 @@
-//! `envoy.service.auth.v3.CheckRequest`, as far as it is looked at: what is not declared here is skipped.
+//! `envoy.service.auth.v3.CheckRequest`, read in place, as far as it is looked at: the rest is passed over.
 //!
-//! The same message on the wire, read in place: text is a part of the bytes that came. It is not demanded to be UTF-8,
-//! because gateways pass on what clients send, and a client must not be able to make its gateway's question unreadable.
-//! A map is a list, so that what stands in it twice is seen.
+//! Text is not demanded to be UTF-8: gateways pass on what clients send, and a client must not be able to make its
+//! gateway's question unreadable. A map is a list, so that what stands in it twice is seen.
 
-use bytes::Bytes;
-use prost::Message;
+use super::wire::{Unreadable, fields};
 
-/// What a gateway asks.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct CheckRequest {
-    /// What it knows of the request.
-    #[prost(message, required, tag = "1")]
-    pub attributes: AttributeContext,
-}
-
-/// What a gateway knows of a request.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct AttributeContext {
-    /// Who sent it.
-    #[prost(message, required, tag = "1")]
-    pub source: Peer,
-    /// The request itself.
-    #[prost(message, required, tag = "4")]
-    pub request: Request,
-    /// What the gateway's configuration says of its route.
-    #[prost(message, repeated, tag = "10")]
-    pub context_extensions: Vec<Pair>,
-    /// What other filters of the gateway found out.
-    #[prost(message, required, tag = "11")]
-    pub metadata_context: Metadata,
-}
-
-/// One end of a connection.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct Peer {
-    /// Where it is.
-    #[prost(message, required, tag = "1")]
-    pub address: Address,
-}
-
-/// An address; one of another kind is none to us.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct Address {
-    /// An address of TCP or UDP.
-    #[prost(message, required, tag = "1")]
-    pub socket_address: SocketAddress,
-}
-
-/// An address of TCP or UDP.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct SocketAddress {
-    /// The IP address.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub address: Bytes,
-}
-
-/// A request of any protocol.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct Request {
-    /// One of HTTP.
-    #[prost(message, required, tag = "2")]
-    pub http: HttpRequest,
-}
-
-/// A request of HTTP.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct HttpRequest {
-    /// The method.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub method: Bytes,
-    /// The headers, what is repeated joined by commas.
-    #[prost(message, repeated, tag = "3")]
-    pub headers: Vec<Pair>,
-    /// The target of the request line, query included.
-    #[prost(bytes = "bytes", tag = "4")]
-    pub path: Bytes,
-    /// `Host` or `:authority`.
-    #[prost(bytes = "bytes", tag = "5")]
-    pub host: Bytes,
+/// A gateway's question.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CheckRequest<'a> {
+    /// The method of the request.
+    pub method: &'a [u8],
+    /// The target of its request line, query included.
+    pub path: &'a [u8],
+    /// Its `Host` or `:authority`.
+    pub host: &'a [u8],
+    /// Its headers, what is repeated joined by commas.
+    pub joined_headers: Vec<Pair<'a>>,
     /// The headers as they came, where the gateway is told to send them so (`encode_raw_headers`).
-    #[prost(message, required, tag = "13")]
-    pub header_map: HeaderMap,
+    pub raw_headers: Vec<Pair<'a>>,
+    /// The IP address that it came from, where it came by TCP.
+    pub client_address: &'a [u8],
+    /// What the gateway's configuration says of its route.
+    pub context_extensions: Vec<Pair<'a>>,
+    /// What filters of the gateway found out, by their names: each a `google.protobuf.Struct` that is not yet read.
+    pub filter_metadata: Vec<Pair<'a>>,
 }
 
-/// Headers as they came.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct HeaderMap {
-    /// One after the other.
-    #[prost(message, repeated, tag = "1")]
-    pub headers: Vec<HeaderValue>,
+/// A name and its value.
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
+
+impl<'a> CheckRequest<'a> {
+    /// Reads a message. What stands in it twice is merged, as protobuf demands.
+    pub fn read(message: &'a [u8]) -> Result<Self, Unreadable> {
+        let mut check = Self::default();
+        fields(message, |number, attributes| match number {
+            1 => check.read_attributes(attributes),
+            _ => Ok(()),
+        })?;
+        Ok(check)
+    }
+
+    fn read_attributes(&mut self, attributes: &'a [u8]) -> Result<(), Unreadable> {
+        fields(attributes, |number, part| {
+            match number {
+                1 => self.read_source(part)?,
+                4 => self.read_request(part)?,
+                10 => self.context_extensions.push(pair(part)?),
+                11 => fields(part, |number, part| {
+                    if number == 1 {
+                        self.filter_metadata.push(pair(part)?);
+                    }
+                    Ok(())
+                })?,
+                _ => {}
+            }
+            Ok(())
+        })
+    }
+
+    /// `Peer.address.socket_address.address`; what is set last of the kinds of address counts.
+    fn read_source(&mut self, source: &'a [u8]) -> Result<(), Unreadable> {
+        fields(source, |number, address| {
+            if number != 1 {
+                return Ok(());
+            }
+            fields(address, |number, kind| {
+                match number {
+                    1 => fields(kind, |number, text| {
+                        if number == 2 {
+                            self.client_address = text;
+                        }
+                        Ok(())
+                    })?,
+                    2 | 3 => self.client_address = &[],
+                    _ => {}
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn read_request(&mut self, request: &'a [u8]) -> Result<(), Unreadable> {
+        fields(request, |number, http| match number {
+            2 => self.read_http(http),
+            _ => Ok(()),
+        })
+    }
+
+    fn read_http(&mut self, http: &'a [u8]) -> Result<(), Unreadable> {
+        fields(http, |number, part| {
+            match number {
+                2 => self.method = part,
+                3 => push(&mut self.joined_headers, pair(part)?),
+                4 => self.path = part,
+                5 => self.host = part,
+                13 => fields(part, |number, header| {
+                    if number == 1 {
+                        push(&mut self.raw_headers, raw_header(header)?);
+                    }
+                    Ok(())
+                })?,
+                _ => {}
+            }
+            Ok(())
+        })
+    }
 }
 
-/// A header as it came.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct HeaderValue {
-    /// Its name.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub key: Bytes,
-    /// Its value as text.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub value: Bytes,
-    /// The same as bytes; one of the two is set.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub raw_value: Bytes,
+/// Most requests have between a few and some dozens of headers.
+fn push<'a>(headers: &mut Vec<Pair<'a>>, header: Pair<'a>) {
+    if headers.capacity() == 0 {
+        headers.reserve(32);
+    }
+    headers.push(header);
 }
 
-/// An entry of a map from text to text.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct Pair {
-    /// The name.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub key: Bytes,
-    /// The value.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub value: Bytes,
+/// An entry of a map.
+fn pair(entry: &[u8]) -> Result<Pair<'_>, Unreadable> {
+    let mut pair: Pair<'_> = (&[], &[]);
+    fields(entry, |number, part| {
+        match number {
+            1 => pair.0 = part,
+            2 => pair.1 = part,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(pair)
 }
 
-/// What filters found out.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub struct Metadata {
-    /// By the name of the filter: a `google.protobuf.Struct` that is not yet read.
-    #[prost(message, repeated, tag = "1")]
-    pub filter_metadata: Vec<Pair>,
+/// A header, whose value stands in one of two fields.
+fn raw_header(header: &[u8]) -> Result<Pair<'_>, Unreadable> {
+    let (mut name, mut text, mut raw): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
+    fields(header, |number, part| {
+        match number {
+            1 => name = part,
+            2 => text = part,
+            3 => raw = part,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok((name, if raw.is_empty() { text } else { raw }))
 }

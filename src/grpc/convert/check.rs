@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use prost::Message as _;
 use prost_types::Struct;
 use prost_types::value::Kind;
@@ -35,11 +34,11 @@ pub(in crate::grpc) struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// Every name once, none that is not known, and not both `required_scope` and `authenticate_only`.
-    pub(in crate::grpc) fn read(check: &'a CheckRequest) -> Result<Self, Error> {
+    pub(in crate::grpc) fn read(check: &CheckRequest<'a>) -> Result<Self, Error> {
         let [mut scope, mut authenticate_only, mut environment, mut cost, mut realm] = [None; 5];
-        for Pair { key, value } in &check.attributes.context_extensions {
+        for (key, value) in &check.context_extensions {
             let value = text(value).ok_or_else(|| mistake("holds what is no text"))?;
-            let place = match &key[..] {
+            let place = match *key {
                 b"required_scope" => &mut scope,
                 b"authenticate_only" => &mut authenticate_only,
                 b"required_environment" => &mut environment,
@@ -108,48 +107,40 @@ fn mistake(told: &str) -> Error {
 
 // === What the client sent ===
 
-/// The headers, by the one of two ways in which the gateway tells them. What has a name that is no text is none of ours.
-pub(in crate::grpc) fn headers(check: &CheckRequest) -> impl Iterator<Item = (&str, &[u8])> {
-    let http = &check.attributes.request.http;
-    let raw = http.header_map.headers.iter().map(|header| {
-        let is_raw = !header.raw_value.is_empty();
-        (&header.key, if is_raw { &header.raw_value } else { &header.value })
-    });
-    let is_raw = !http.header_map.headers.is_empty();
-    let joined =
-        http.headers.iter().filter(move |_| !is_raw).map(|Pair { key, value }| (key, value));
-    raw.chain(joined).filter_map(|(key, value)| Some((text(key)?, &value[..])))
+/// The headers, by the one of two ways in which the gateway tells them.
+pub(in crate::grpc) fn headers<'a>(check: &CheckRequest<'a>) -> impl Iterator<Item = Pair<'a>> {
+    let is_raw = !check.raw_headers.is_empty();
+    let headers = if is_raw { &check.raw_headers } else { &check.joined_headers };
+    headers.iter().copied()
 }
 
 /// Whether the request has what every request has. One without is refused, whatever is asked.
-pub(in crate::grpc) fn is_whole(check: &CheckRequest) -> bool {
-    let http = &check.attributes.request.http;
-    [&http.method, &http.path, &http.host]
+pub(in crate::grpc) fn is_whole(check: &CheckRequest<'_>) -> bool {
+    [check.method, check.path, check.host]
         .iter()
         .all(|part| text(part).is_some_and(|it| !it.is_empty()))
 }
 
 /// The request, as far as rules go by it; one that is not whole is ambiguous to them.
-pub(in crate::grpc) fn target<'a>(check: &'a CheckRequest, mcp: Option<&'a Called>) -> Target<'a> {
+pub(in crate::grpc) fn target<'a>(check: &CheckRequest<'a>, mcp: Option<&'a Called>) -> Target<'a> {
     if !is_whole(check) {
         return Target::new("", "", "", None);
     }
-    let http = &check.attributes.request.http;
     let part = |bytes| text(bytes).unwrap_or_default();
     let mcp = mcp.map(|called| Mcp { method: &called.method, tool: called.tool.as_deref() });
-    Target::new(part(&http.host), part(&http.method), part(&http.path), mcp)
+    Target::new(part(check.host), part(check.method), part(check.path), mcp)
 }
 
 /// From where the client comes; of a Unix socket nothing is known.
-pub(in crate::grpc) fn client_address(check: &CheckRequest) -> Option<IpAddr> {
-    text(&check.attributes.source.address.socket_address.address)?.parse().ok()
+pub(in crate::grpc) fn client_address(check: &CheckRequest<'_>) -> Option<IpAddr> {
+    text(check.client_address)?.parse().ok()
 }
 
 /// Whether the client speaks gRPC, and so reads no body.
-fn is_grpc(check: &CheckRequest) -> bool {
+fn is_grpc(check: &CheckRequest<'_>) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     headers(check).any(|(name, value)| {
-        name.eq_ignore_ascii_case("content-type")
+        name.eq_ignore_ascii_case(b"content-type")
             && value.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
     })
 }
@@ -163,11 +154,10 @@ pub(in crate::grpc) struct Called {
 
 /// What Envoy's filter found in the body. Nothing, unless it says that it is one message of the Model Context Protocol and
 /// of which method; nor when a tool is called and it does not say which.
-pub(in crate::grpc) fn mcp(check: &CheckRequest) -> Option<Called> {
-    let metadata = &check.attributes.metadata_context.filter_metadata;
-    let mut found = metadata.iter().filter(|pair| pair.key == MCP_FILTER);
-    let (Some(only), None) = (found.next(), found.next()) else { return None };
-    let mut told = Struct::decode(only.value.clone()).ok()?;
+pub(in crate::grpc) fn mcp(check: &CheckRequest<'_>) -> Option<Called> {
+    let mut found = check.filter_metadata.iter().filter(|(name, _)| *name == MCP_FILTER);
+    let (Some((_, told)), None) = (found.next(), found.next()) else { return None };
+    let mut told = Struct::decode(*told).ok()?;
     let mut take = |name| told.fields.remove(name).and_then(|value| value.kind);
     let (Some(Kind::BoolValue(true)), Some(Kind::StringValue(method))) =
         (take("is_mcp_request"), take("method"))
@@ -184,23 +174,19 @@ pub(in crate::grpc) fn mcp(check: &CheckRequest) -> Option<Called> {
     }
 }
 
-fn text(bytes: &Bytes) -> Option<&str> {
+fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::check::HeaderValue;
 
     fn asked(extensions: &[(&'static str, &'static str)]) -> Result<String, String> {
-        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-        let pair = |(key, value): &(&'static str, &'static str)| Pair {
-            key: bytes(key),
-            value: bytes(value),
-        };
-        let mut check = CheckRequest::default();
-        check.attributes.context_extensions = extensions.iter().map(pair).collect();
+        let pair =
+            |(name, value): &(&'static str, &'static str)| (name.as_bytes(), value.as_bytes());
+        let context_extensions = extensions.iter().map(pair).collect();
+        let check = CheckRequest { context_extensions, ..CheckRequest::default() };
         let asked = Asked::read(&check).map_err(|error| error.message)?;
         let required = match asked.required {
             None => "rules",
@@ -255,24 +241,16 @@ mod tests {
 
     #[test]
     fn headers_as_they_came_are_the_only_ones_where_there_are_any() {
-        let bytes = Bytes::from_static;
-        let mut check = CheckRequest::default();
-        let http = &mut check.attributes.request.http;
-        http.headers = vec![
-            Pair { key: bytes(b"a"), value: bytes(b"1") },
-            Pair { key: bytes(b"\xff"), value: bytes(b"2") },
-        ];
-        let of = |check: &CheckRequest| {
-            let all =
-                headers(check).map(|(name, value)| format!("{name}={}", value.escape_ascii()));
-            all.collect::<Vec<_>>().join(" ")
+        let joined: Vec<Pair<'_>> = vec![(b"a", b"1")];
+        let raw: Vec<Pair<'_>> = vec![(b"b", b"2"), (b"b", b"3")];
+        let of = |joined_headers: &[Pair<'static>], raw_headers: &[Pair<'static>]| {
+            let (joined_headers, raw_headers) = (joined_headers.to_vec(), raw_headers.to_vec());
+            let check = CheckRequest { joined_headers, raw_headers, ..CheckRequest::default() };
+            headers(&check).collect::<Vec<_>>()
         };
-        assert_eq!(of(&check), "a=1");
-        check.attributes.request.http.header_map.headers = vec![
-            HeaderValue { key: bytes(b"b"), raw_value: bytes(b"\xff"), value: bytes(b"no") },
-            HeaderValue { key: bytes(b"b"), value: bytes(b"4"), raw_value: bytes(b"") },
-        ];
-        assert_eq!(of(&check), "b=\\xff b=4");
+        assert_eq!(of(&joined, &[]), joined);
+        assert_eq!(of(&joined, &raw), raw);
+        assert_eq!(of(&[], &raw), raw);
     }
 
     #[test]
@@ -283,11 +261,10 @@ mod tests {
             ("method".to_owned(), field(Kind::StringValue("tools/list".into()))),
         ];
         let report = Struct { fields: fields.into() }.encode_to_vec();
-        let pair = Pair { key: Bytes::from_static(MCP_FILTER), value: report.into() };
-        let mut check = CheckRequest::default();
-        check.attributes.metadata_context.filter_metadata = vec![pair.clone()];
+        let filter_metadata = vec![(MCP_FILTER, &report[..])];
+        let mut check = CheckRequest { filter_metadata, ..CheckRequest::default() };
         assert_eq!(mcp(&check), Some(Called { method: "tools/list".into(), tool: None }));
-        check.attributes.metadata_context.filter_metadata.push(pair);
+        check.filter_metadata.push((MCP_FILTER, &report));
         assert_eq!(mcp(&check), None);
     }
 }

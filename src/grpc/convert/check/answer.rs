@@ -1,136 +1,180 @@
-//! `envoy.service.auth.v3`: what a gateway is told. No answer is made but here, and none leaves out its status.
+//! `envoy.service.auth.v3.CheckResponse`: what a gateway is told. No answer is made but here, and none leaves out its
+//! status. It is written field by field, because there is one for every request.
 
-use std::collections::BTreeMap;
-
-use prost_types::value::Kind;
-use prost_types::{ListValue, Struct, Value};
+use bytes::Bytes;
 use tonic::Code;
 
 use super::{headers, is_grpc};
 use crate::decision::{Decision, Identity};
 use crate::error::{Error, Reason};
 use crate::gateway::{IDENTITY_HEADERS, Refusal, identity_headers, problem};
+use crate::grpc::message::PREFIX_BYTES;
 use crate::metrics::Outcome;
 use crate::proto::check::CheckRequest;
-use crate::proto::vendored::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use crate::proto::vendored::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use crate::proto::vendored::envoy::service::auth::v3::check_response::HttpResponse;
-use crate::proto::vendored::envoy::service::auth::v3::{
-    CheckResponse, DeniedHttpResponse, OkHttpResponse,
-};
-use crate::proto::vendored::envoy::r#type::v3::HttpStatus;
-use crate::proto::vendored::google::rpc::Status;
+use crate::proto::wire::Writer;
+
+/// What an answer usually takes.
+const ANSWER_BYTES: usize = 1024;
+
+/// Numbers of fields, by message.
+mod number {
+    /// `CheckResponse`.
+    pub(super) const STATUS: u8 = 1;
+    pub(super) const DENIED: u8 = 2;
+    pub(super) const OK: u8 = 3;
+    pub(super) const METADATA: u8 = 4;
+    /// `google.rpc.Status` and `HttpStatus`.
+    pub(super) const CODE: u8 = 1;
+    /// `OkHttpResponse` and `DeniedHttpResponse`.
+    pub(super) const HEADERS: u8 = 2;
+    pub(super) const HEADERS_TO_REMOVE: u8 = 5;
+    pub(super) const HTTP_STATUS: u8 = 1;
+    pub(super) const BODY: u8 = 3;
+    /// `HeaderValueOption`.
+    pub(super) const HEADER: u8 = 1;
+    pub(super) const APPEND: u8 = 2;
+    pub(super) const APPEND_ACTION: u8 = 3;
+    /// Entries of maps and `HeaderValue`.
+    pub(super) const KEY: u8 = 1;
+    pub(super) const VALUE: u8 = 2;
+    /// `Struct`, `Value` and `ListValue`.
+    pub(super) const FIELDS: u8 = 1;
+    pub(super) const STRING: u8 = 3;
+    pub(super) const BOOL: u8 = 4;
+    pub(super) const LIST: u8 = 6;
+    pub(super) const VALUES: u8 = 1;
+}
+
+/// `HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`.
+const OVERWRITE_OR_ADD: u64 = 2;
 
 /// Of a decision. `hidden` is the header that the upstream is not to see.
 pub(in crate::grpc) fn decided(
-    check: &CheckRequest,
+    check: &CheckRequest<'_>,
     decision: &Decision,
     realm: &str,
     hidden: Option<&str>,
-) -> Result<CheckResponse, Error> {
-    let told = Some(metadata(decision));
+) -> Result<Bytes, Error> {
     if let Some(denial) = decision.denial {
-        return Ok(refused(check, &Refusal::denied(decision, denial, realm), told));
+        let refusal = Refusal::denied(decision, denial, realm);
+        return Ok(refused(check, &refusal, |told| metadata(told, decision)));
     }
     // Without a rule that says otherwise, an allow is somebody's.
     if decision.identity.is_none() && decision.rule.is_none() {
         return Err(Error::new(Reason::Internal, "internal error"));
     }
     let identity = decision.identity.as_ref().filter(|_| decision.observed.is_none());
-    Ok(CheckResponse {
-        status: Some(Status { code: Code::Ok.into(), ..Status::default() }),
-        dynamic_metadata: told,
-        http_response: Some(HttpResponse::OkResponse(passed(
-            check,
-            identity,
-            decision.billable,
-            hidden,
-        ))),
-    })
+    Ok(answer(Code::Ok, |writer| {
+        writer.message(number::OK, |ok| pass(ok, check, identity, decision.billable, hidden));
+        writer.message(number::METADATA, |told| metadata(told, decision));
+    }))
 }
 
 /// Of what could not be decided, or was asked wrongly.
-pub(in crate::grpc) fn undecided(check: &CheckRequest, refusal: &Refusal) -> CheckResponse {
-    let fields = [("decision", text("error")), ("reason", text(refusal.reason))];
-    refused(check, refusal, Some(structure(fields)))
+pub(in crate::grpc) fn undecided(check: &CheckRequest<'_>, refusal: &Refusal) -> Bytes {
+    refused(check, refusal, |told| {
+        tell(told, "decision", "error");
+        tell(told, "reason", refusal.reason);
+    })
+}
+
+/// An answer, framed as gRPC has it.
+fn answer(code: Code, write: impl FnOnce(&mut Writer)) -> Bytes {
+    let mut writer = Writer::after(&[0; PREFIX_BYTES], ANSWER_BYTES);
+    writer.message(number::STATUS, |status| {
+        if code != Code::Ok {
+            status.number(number::CODE, code as u64);
+        }
+    });
+    write(&mut writer);
+    let mut bytes = writer.into_bytes();
+    let length = u32::try_from(bytes.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
+    bytes[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    bytes.into()
 }
 
 // === What the upstream sees ===
 
 /// All identity headers always, each set or taken out, so that none is the client's own. Some servers take `_` for `-`,
 /// so what then looks like one is taken out too.
-fn passed(
-    check: &CheckRequest,
+fn pass(
+    ok: &mut Writer,
+    check: &CheckRequest<'_>,
     identity: Option<&Identity>,
     billable: bool,
     hidden: Option<&str>,
-) -> OkHttpResponse {
-    let mut set = Vec::new();
-    let mut remove: Vec<String> = headers(check)
-        .filter(|(name, _)| is_alike(name))
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    match identity {
-        Some(identity) => {
-            for (name, value) in identity_headers(identity, billable) {
-                // Gateways do not set what is empty.
-                if value.is_empty() {
-                    remove.push(name.to_owned());
-                } else {
-                    set.push(header(name, value));
-                }
-            }
-            remove.extend(hidden.map(str::to_owned));
-        }
-        None => remove.extend(IDENTITY_HEADERS.map(str::to_owned)),
+) {
+    for (name, _) in headers(check).filter(|(name, _)| is_alike(name)) {
+        ok.text(number::HEADERS_TO_REMOVE, &String::from_utf8_lossy(name));
     }
-    OkHttpResponse { headers: set, headers_to_remove: remove, ..OkHttpResponse::default() }
+    let Some(identity) = identity else {
+        for name in IDENTITY_HEADERS {
+            ok.text(number::HEADERS_TO_REMOVE, name);
+        }
+        return;
+    };
+    for (name, value) in identity_headers(identity, billable) {
+        // Gateways do not set what is empty.
+        if value.is_empty() {
+            ok.text(number::HEADERS_TO_REMOVE, name);
+        } else {
+            header(ok, name, &value);
+        }
+    }
+    if let Some(name) = hidden {
+        ok.text(number::HEADERS_TO_REMOVE, name);
+    }
 }
 
 /// Whether a name is that of an identity header but for a `_`.
-fn is_alike(name: &str) -> bool {
-    name.contains('_')
+fn is_alike(name: &[u8]) -> bool {
+    name.contains(&b'_')
         && IDENTITY_HEADERS.iter().any(|own| {
-            let is_same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
-            name.len() == own.len() && name.bytes().zip(own.bytes()).all(is_same)
+            let is_same =
+                |(a, b): (&u8, u8)| a.eq_ignore_ascii_case(&b) || (*a == b'_' && b == b'-');
+            name.len() == own.len() && name.iter().zip(own.bytes()).all(is_same)
         })
 }
 
 /// A header that stands in the place of any of the same name. Envoy reads the one field or the other, by its version; in
 /// 1.37.0 what leaves both out is put *behind* what the client sent.
-#[expect(deprecated, reason = "there are versions that read nothing else")]
-fn header(name: &str, value: String) -> HeaderValueOption {
-    HeaderValueOption {
-        header: Some(HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() }),
-        append: Some(false),
-        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        ..HeaderValueOption::default()
-    }
+fn header(response: &mut Writer, name: &str, value: &str) {
+    response.message(number::HEADERS, |option| {
+        option.message(number::HEADER, |header| {
+            header.text(number::KEY, name);
+            header.text(number::VALUE, value);
+        });
+        // A `BoolValue` that is false: it is there, and has nothing in it.
+        option.message(number::APPEND, |_| {});
+        option.number(number::APPEND_ACTION, OVERWRITE_OR_ADD);
+    });
 }
 
 // === What the client sees ===
 
-fn refused(check: &CheckRequest, refusal: &Refusal, told: Option<Struct>) -> CheckResponse {
+fn refused(
+    check: &CheckRequest<'_>,
+    refusal: &Refusal,
+    metadata: impl FnOnce(&mut Writer),
+) -> Bytes {
     let Refusal { status, reason, detail, challenge, retry_after } = refusal;
-    let mut set = vec![header("cache-control", "no-store".to_owned())];
-    set.extend(challenge.as_ref().map(|it| header("www-authenticate", it.clone())));
-    set.extend(retry_after.map(|seconds| header("retry-after", seconds.to_string())));
-    let body = if is_grpc(check) {
-        String::new()
-    } else {
-        set.push(header("content-type", "application/problem+json".to_owned()));
-        problem(*status, reason, detail)
-    };
-    let denied = DeniedHttpResponse {
-        status: Some(HttpStatus { code: i32::from(*status) }),
-        headers: set,
-        body,
-    };
-    CheckResponse {
-        status: Some(Status { code: code(*status).into(), ..Status::default() }),
-        dynamic_metadata: told,
-        http_response: Some(HttpResponse::DeniedResponse(denied)),
-    }
+    answer(code(*status), |writer| {
+        writer.message(number::DENIED, |denied| {
+            denied.message(number::HTTP_STATUS, |http| http.number(number::CODE, (*status).into()));
+            header(denied, "cache-control", "no-store");
+            if let Some(challenge) = challenge {
+                header(denied, "www-authenticate", challenge);
+            }
+            if let Some(seconds) = retry_after {
+                header(denied, "retry-after", &seconds.to_string());
+            }
+            if !is_grpc(check) {
+                header(denied, "content-type", "application/problem+json");
+                denied.text(number::BODY, &problem(*status, reason, detail));
+            }
+        });
+        writer.message(number::METADATA, metadata);
+    })
 }
 
 const fn code(http_status: u16) -> Code {
@@ -145,55 +189,66 @@ const fn code(http_status: u16) -> Code {
 
 // === What the gateway itself is told, for its logs and other filters ===
 
-fn metadata(decision: &Decision) -> Struct {
+fn metadata(told: &mut Writer, decision: &Decision) {
     let Decision { denial, identity, needed: _, billable, rule, observed, revision } = decision;
     let (word, reason) = match denial {
         Some(denial) => ("deny", denial.as_str()),
         None => ("allow", Outcome::Allowed.reason()),
     };
-    let mut told = structure([
-        ("decision", text(word)),
-        ("reason", text(reason)),
-        ("billable", Kind::BoolValue(*billable)),
-        ("revision", text(revision.to_revision())),
-    ]);
-    let mut tell = |name: &str, kind| {
-        told.fields.insert(name.to_owned(), Value { kind: Some(kind) });
-    };
+    tell(told, "decision", word);
+    tell(told, "reason", reason);
+    tell_value(told, "billable", |value| value.number(number::BOOL, u64::from(*billable)));
+    tell(told, "revision", &revision.to_revision());
     if let Some(rule) = rule {
-        tell("rule", text(&**rule));
+        tell(told, "rule", rule);
     }
     if let Some(observed) = observed {
-        tell("observed_reason", text(observed.as_str()));
+        tell(told, "observed_reason", observed.as_str());
     }
-    if let Some(identity) = identity {
-        let Identity { key_id, account, environment, scopes, plan, labels: _, expire_time: _ } =
-            identity;
-        let scopes =
-            scopes.iter().map(|scope| Value { kind: Some(text(scope.as_str())) }).collect();
-        tell("key_id", text(key_id.to_string()));
-        tell("account_id", text(account.as_str()));
-        tell("environment", text(environment.as_str()));
-        tell("scopes", Kind::ListValue(ListValue { values: scopes }));
-        tell("plan", text(&**plan));
-    }
-    told
+    let Some(identity) = identity else { return };
+    let Identity { key_id, account, environment, scopes, plan, labels: _, expire_time: _ } =
+        identity;
+    tell(told, "key_id", &key_id.to_string());
+    tell(told, "account_id", account.as_str());
+    tell(told, "environment", environment.as_str());
+    tell(told, "plan", plan);
+    tell_value(told, "scopes", |value| {
+        value.message(number::LIST, |list| {
+            for scope in scopes.iter() {
+                list.message(number::VALUES, |value| value.text(number::STRING, scope.as_str()));
+            }
+        });
+    });
 }
 
-fn structure<const N: usize>(fields: [(&str, Kind); N]) -> Struct {
-    let fields = fields.map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) }));
-    Struct { fields: BTreeMap::from(fields) }
+/// A field of a `Struct` that is text.
+fn tell(told: &mut Writer, name: &str, text: &str) {
+    tell_value(told, name, |value| value.text(number::STRING, text));
 }
 
-fn text(text: impl Into<String>) -> Kind {
-    Kind::StringValue(text.into())
+/// A field of a `Struct`.
+fn tell_value(told: &mut Writer, name: &str, write: impl FnOnce(&mut Writer)) {
+    told.message(number::FIELDS, |field| {
+        field.text(number::KEY, name);
+        field.message(number::VALUE, write);
+    });
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
     use crate::decision::Denial;
+    use crate::proto::vendored::envoy::service::auth::v3::CheckResponse;
+    use crate::proto::vendored::envoy::service::auth::v3::check_response::HttpResponse;
     use crate::revision::Position;
+
+    fn read(framed: &Bytes) -> CheckResponse {
+        let length = u32::from_be_bytes(framed[1..PREFIX_BYTES].try_into().unwrap());
+        assert_eq!((framed[0], length as usize), (0, framed.len() - PREFIX_BYTES));
+        CheckResponse::decode(&framed[PREFIX_BYTES..]).unwrap()
+    }
 
     fn nobody(denial: Option<Denial>, rule: Option<&str>) -> Decision {
         Decision {
@@ -211,7 +266,7 @@ mod tests {
     fn each_denial_has_its_status_and_its_code() {
         for denial in Denial::ALL {
             let decision = nobody(Some(denial), None);
-            let response = decided(&CheckRequest::default(), &decision, "r", None).unwrap();
+            let response = read(&decided(&CheckRequest::default(), &decision, "r", None).unwrap());
             let code = response.status.unwrap().code;
             let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else {
                 panic!("{denial:?} is let through");
@@ -244,7 +299,7 @@ mod tests {
     fn what_could_not_be_decided_is_refused() {
         for reason in Reason::ALL {
             let refusal = Refusal::undecided(&Error::new(reason, "told"));
-            let response = undecided(&CheckRequest::default(), &refusal);
+            let response = read(&undecided(&CheckRequest::default(), &refusal));
             let code = response.status.unwrap().code;
             assert!(matches!(refusal.status, 500 | 503), "{reason:?}");
             assert_eq!(code, if refusal.status == 503 { 14 } else { 13 });
@@ -263,10 +318,10 @@ mod tests {
     #[test]
     fn what_looks_like_an_identity_header_but_for_its_dashes_is_told_apart() {
         for name in ["x_latchkey_plan", "X-Latchkey_Plan", "x_latchkey-key-id"] {
-            assert!(is_alike(name), "{name}");
+            assert!(is_alike(name.as_bytes()), "{name}");
         }
         for name in ["x-latchkey-plan", "x_latchkey_plans", "x_latchkey_plam", "_"] {
-            assert!(!is_alike(name), "{name}");
+            assert!(!is_alike(name.as_bytes()), "{name}");
         }
     }
 }
