@@ -38,7 +38,6 @@ pub mod v1 {
     clippy::allow_attributes_without_reason,
     clippy::all,
     clippy::pedantic,
-    rustdoc::all,
     reason = "generated code is not ours to polish"
 )]
 pub mod vendored {

@@ -1,9 +1,9 @@
 //! Gateways and services that ask: forward-auth, decisions over HTTP, and rules.
 
+mod check;
 mod command_line;
 mod examples;
 mod forms;
-mod check;
 pub(crate) mod forward_auth;
 mod hypermemory;
 mod proxies;

@@ -23,7 +23,7 @@ pub(super) const EXIT_CODES: &str = "Exit codes: 0 a rule lets a key decide, or 
 pub(in crate::cli) struct TestArguments {
     /// The method, as in GET
     method: String,
-    /// https://HOST/PATH as it is sent, escapes and all; /PATH will do if no rule goes by the host
+    /// The URL as it is sent, with its host, escapes and all; the path will do if no rule goes by the host
     url: String,
     /// The tool that it calls by the Model Context Protocol
     #[arg(long, value_name = "TOOL")]
@@ -134,7 +134,7 @@ impl Outlook {
     }
 }
 
-fn route<'a>(answer: Answer<'a>) -> Option<&'a Route> {
+fn route(answer: Answer<'_>) -> Option<&Route> {
     match answer {
         Answer::Rule(route) | Answer::Blind(route) => Some(route),
         Answer::NoRule | Answer::Ambiguous(_) => None,

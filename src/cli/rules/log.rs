@@ -34,18 +34,22 @@ pub(super) struct Logged<'a> {
 }
 
 /// Whose key it was.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum LoggedKey {
     /// This one.
     Id(String),
     /// The log has a place for the key, and none was found.
     None,
     /// The log has no place for it.
+    #[default]
     NotTold,
 }
 
 /// Why a line is none of an access log.
 pub(super) type Malformed = String;
+
+/// A line, or why it is none.
+pub(super) type Line<'a> = Result<&'a [u8], Malformed>;
 
 impl<R: BufRead> Lines<R> {
     pub(super) const fn new(source: R) -> Self {
@@ -53,7 +57,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line with its number, if there is one. Of a line that is too long nothing is kept.
-    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Result<&[u8], Malformed>)>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Line<'_>)>> {
         self.line.clear();
         let mut bounded = (&mut self.source).take(LINE_BYTES_MAX as u64 + 1);
         let read = bounded.read_until(b'\n', &mut self.line)?;
@@ -109,15 +113,16 @@ struct Json {
     path: Option<String>,
     authority: Option<String>,
     response_code: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
-    key_id: Option<Option<String>>,
+    #[serde(default, deserialize_with = "key")]
+    key_id: LoggedKey,
     mcp_method: Option<String>,
     mcp_tool: Option<String>,
 }
 
 /// A field that is there, `null` or not.
-fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(field).map(Some)
+fn key<'de, D: serde::Deserializer<'de>>(field: D) -> Result<LoggedKey, D::Error> {
+    let id = told(Option::deserialize(field)?);
+    Ok(id.map_or(LoggedKey::None, LoggedKey::Id))
 }
 
 fn of_json(line: &[u8]) -> Result<Logged<'static>, Malformed> {
@@ -134,10 +139,7 @@ fn of_json(line: &[u8]) -> Result<Logged<'static>, Malformed> {
         method: Cow::Owned(told(method).ok_or_else(|| needed("method"))?),
         host: told(authority),
         target: Cow::Owned(told(path).ok_or_else(|| needed("path"))?),
-        key: match key_id {
-            None => LoggedKey::NotTold,
-            Some(id) => told(id).map_or(LoggedKey::None, LoggedKey::Id),
-        },
+        key: key_id,
         mcp_method: told(mcp_method),
         mcp_tool: told(mcp_tool),
     })

@@ -345,9 +345,9 @@ fn a_log_of_nginx_can_be_replayed() {
 fn lines_that_are_none_are_counted_and_the_first_are_shown() {
     let policy = policy("lines", RULES);
     let token = "hm_live_0000000000000000000000000000002dlYSp";
-    let long = format!("{{\"method\":\"{}\"}}\n", "x".repeat(2 << 20));
+    let overlong = format!("{{\"method\":\"{}\"}}\n", "x".repeat(2 << 20));
     let odd = format!(
-        "{{\"method\":7}}\n\n{long}{{\"response_code\":[\"{token}\n{{\"mcp_tool\":true}}\n"
+        "{{\"method\":7}}\n\n{overlong}{{\"response_code\":[\"{token}\n{{\"mcp_tool\":true}}\n"
     );
     let log = format!("{odd}{}{}", envoy("GET", "/health", 200, ""), odd.repeat(9));
     let (ended, told) = replay(&policy, &log, &[]);

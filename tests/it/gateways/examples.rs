@@ -91,10 +91,15 @@ async fn answers_as_latchkey_decides_and_knows_whose_key_it_is(example: Example)
         (missing.status, missing.header("www-authenticate")),
         (401, "Bearer realm=\"latchkey\"")
     );
-    assert_refused(&ask(&service, "GET", &[("x-api-key", UNKNOWN)]), 401, "error=\"invalid_token\"");
+    assert_refused(
+        &ask(&service, "GET", &[("x-api-key", UNKNOWN)]),
+        401,
+        "error=\"invalid_token\"",
+    );
     assert_refused(&ask(&service, "POST", &[("x-api-key", &key)]), 403, "scope=\"memory:write\"");
 
-    let (spaced, joined, long) = (format!("Bearer  {key}"), format!("{key}, {key}"), "x".repeat(6_000));
+    let (spaced, joined, overlong) =
+        (format!("Bearer  {key}"), format!("{key}, {key}"), "x".repeat(6_000));
     for headers in [
         vec![("authorization", "Basic eDp4")],
         vec![("authorization", "Bearer x")],
@@ -106,7 +111,7 @@ async fn answers_as_latchkey_decides_and_knows_whose_key_it_is(example: Example)
         vec![("x-api-key", &*joined)],
         vec![("x-api-key", &*live)],
         vec![("x-api-key", "é")],
-        vec![("x-api-key", &*long)],
+        vec![("x-api-key", &*overlong)],
     ] {
         let answer = ask(&service, "GET", &headers);
         assert_eq!(answer.status, 401, "{headers:?}: {answer:?}");
@@ -216,12 +221,17 @@ async fn shows_a_key_of_its_own_where_that_is_demanded(example: Example) {
         ..Default::default()
     };
     let own = server.keys(&root).await.create_key(request).await.unwrap().into_inner().token;
-    for (shown, wanted) in [(Some(&*own), 200), (None, 503), (Some(UNKNOWN), 503), (Some(&*key), 503)] {
+    for (shown, wanted) in
+        [(Some(&*own), 200), (None, 503), (Some(UNKNOWN), 503), (Some(&*key), 503)]
+    {
         let service = Service::start(example, example.asks(&server), shown).await;
         let answer = ask(&service, "GET", &[("x-api-key", &key)]);
         assert_eq!((answer.status, answer.header("www-authenticate")), (wanted, ""), "{answer:?}");
         let log = service.log();
         assert_eq!(log.contains("does not decide"), wanted == 503, "{log}");
-        assert!(!log.contains(&own[8..]) && !log.contains(&key[8..]), "a key is in the log:\n{log}");
+        assert!(
+            !log.contains(&own[8..]) && !log.contains(&key[8..]),
+            "a key is in the log:\n{log}"
+        );
     }
 }

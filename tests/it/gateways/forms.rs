@@ -160,9 +160,9 @@ fn demanded(file: &str) -> Vec<(&'static str, &'static str, Value)> {
             ),
         ],
         _ => {
+            let group = "gateway.networking.k8s.io";
             let asks = |route: &'static str, scope: &str| {
-                let gateway = "gateway.networking.k8s.io";
-                let target = json!([{ "group": gateway, "kind": "HTTPRoute", "name": route }]);
+                let target = json!([{ "group": group, "kind": "HTTPRoute", "name": route }]);
                 let asking = json!({
                     "grpc": { "backendRefs": [{ "name": "latchkey", "port": 50051 }] },
                     "contextExtensions":
@@ -182,14 +182,8 @@ fn demanded(file: &str) -> Vec<(&'static str, &'static str, Value)> {
                     "/spec/headers/earlyRequestHeaders/removeOnMatch",
                     json!([{ "type": "RegularExpression", "value": "x[-_.]latchkey[-_.].*" }]),
                 ),
-                (
-                    "api",
-                    "/spec/path",
-                    json!({
-                        "escapedSlashesAction": "RejectRequest",
-                        "disableMergeSlashes": false,
-                    }),
-                ),
+                ("api", "/spec/path/escapedSlashesAction", json!("RejectRequest")),
+                ("api", "/spec/path/disableMergeSlashes", json!(false)),
             ]);
             all
         }

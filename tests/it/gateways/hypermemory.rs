@@ -1,4 +1,4 @@
-//! The shipped policy of HyperMemory: each of its tools needs the scope and has the cost that it says.
+//! The shipped policy of `HyperMemory`: each of its tools needs the scope and has the cost that it says.
 
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::{BodyExt as _, Either, Full};
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -53,7 +53,7 @@ impl Front {
                 let (stream, _) = listener.accept().await.unwrap();
                 let front = serving.clone();
                 tokio::spawn(async move {
-                    let answer = service_fn(|request| front.answer(request));
+                    let answer = service_fn(move |request| front.clone().answer(request));
                     let builder = auto::Builder::new(TokioExecutor::new());
                     let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
                 });
@@ -72,7 +72,7 @@ impl Front {
         std::mem::take(&mut self.state.lock().unwrap().asked)
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    async fn answer(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let instead = {
             let mut state = self.state.lock().unwrap();
             state.asked += 1;
@@ -92,10 +92,9 @@ impl Front {
     ) -> hyper::Result<Response<Incoming>> {
         let stream = TokioIo::new(TcpStream::connect(self.server).await.unwrap());
         if is_grpc {
-            let (mut requests, connection) =
-                http2::handshake(TokioExecutor::new(), stream).await?;
+            let (mut requests, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
             tokio::spawn(connection);
-            requests.send_request(request.map(BodyExt::boxed)).await
+            requests.send_request(request).await
         } else {
             let (mut requests, connection) = http1::handshake(stream).await?;
             tokio::spawn(connection);

@@ -39,9 +39,9 @@ fn parse(text: &str) -> Option<Answer> {
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let mut answer = Answer { status, headers: <_>::default(), body: body.to_owned() };
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        let held = answer.headers.entry(name.to_ascii_lowercase()).or_default();
-        let comma = if held.is_empty() { "" } else { ", " };
-        *held = format!("{held}{comma}{}", value.trim());
+        let values = answer.headers.entry(name.to_ascii_lowercase()).or_default();
+        let comma = if values.is_empty() { "" } else { ", " };
+        *values = format!("{values}{comma}{}", value.trim());
     }
     Some(answer)
 }
