@@ -1,5 +1,6 @@
 //! Policies that cannot be right.
 
+use latchkey::proto::v1::rule::Requirement;
 use latchkey::proto::v1::{
     ApplyPolicyRequest, GetPolicyRequest, Plan, Policy, RateLimit, Rule, Scope,
 };
@@ -22,7 +23,21 @@ async fn a_wrong_policy_is_told_field_by_field_and_not_put_in_force() {
         ("policy.scopes", "memory:read -> memory:admin -> memory:write -> memory:read", |it| {
             it.scopes[1].implies = texts(&["memory:admin"]);
         }),
-        ("policy.rules", "not served", |it| it.rules = vec![Rule::default()]),
+        ("policy.rules[0].name", "1 to 63 characters", |it| it.rules = vec![Rule::default()]),
+        ("policy.rules[0].required_scope", "say `required_scope`", |it| {
+            it.rules = vec![Rule { name: "a".into(), ..Default::default() }];
+        }),
+        ("policy.rules[0].required_scope", "did you mean `memory:read`?", |it| {
+            let requirement = Some(Requirement::RequiredScope("memory:reed".into()));
+            it.rules = vec![Rule { name: "a".into(), requirement, ..Default::default() }];
+        }),
+        ("policy.rules[0].mode", "RULE_MODE_OBSERVE", |it| {
+            it.rules = vec![Rule { name: "a".into(), mode: 7, ..Default::default() }];
+        }),
+        ("policy.rules[0].required_environment", "ENVIRONMENT_", |it| {
+            it.rules =
+                vec![Rule { name: "a".into(), required_environment: 7, ..Default::default() }];
+        }),
         ("policy.scopes[0].name", "two or more segments", |it| it.scopes[0].name = "Memory".into()),
         ("policy.scopes[15].name", "defined already", |it| {
             it.scopes.push(scope("memory:read", &[]));

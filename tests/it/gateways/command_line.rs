@@ -292,7 +292,7 @@ async fn the_keys_of_a_log_are_looked_up() {
         ]
     );
     let why = |index: usize| told["findings"][index]["why"].as_str().unwrap();
-    assert_eq!(why(0), "memory:write needed, and the key holds memory:read");
+    assert_eq!(why(0), "memory:write needed, and the key holds memory:readonly");
     assert_eq!(why(1), "a live key needed, and this is a test key");
     assert!(why(3).contains("unknown to the server"), "{told}");
     // Without a server the same is not known, and said to be so once.
