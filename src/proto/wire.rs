@@ -35,7 +35,12 @@ pub(super) fn fields<'a>(
     Ok(())
 }
 
+/// Nearly all are of one byte.
 fn varint(message: &mut &[u8]) -> Result<u64, Unreadable> {
+    if let Some((&byte @ ..0x80, rest)) = message.split_first() {
+        *message = rest;
+        return Ok(byte.into());
+    }
     decode_varint(message).map_err(|_| Unreadable)
 }
 
@@ -95,7 +100,10 @@ impl Writer {
     }
 
     fn varint(&mut self, value: u64) {
-        encode_varint(value, &mut self.0);
+        match u8::try_from(value) {
+            Ok(byte @ ..0x80) => self.0.push(byte),
+            _ => encode_varint(value, &mut self.0),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! its peer sends frames without end, and announce the end of the connection before hyper begins it.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -166,6 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
     }
 }
 
+/// Not vectored: then h2 gathers answers of up to 1 KiB for one write, and not only those of up to 255 bytes.
 impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -176,21 +177,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.wrote(&written);
         written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_announcement(cx))?;
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     /// h2 flushes whenever it is polled, and only between two frames, never within a header block: there
