@@ -14,6 +14,23 @@ fn scope(name: &str, implies: &[&str]) -> Scope {
     Scope { name: name.into(), implies: texts(implies), ..Default::default() }
 }
 
+const RULES: &[Fault<Policy>] = &[
+    ("policy.rules[0].name", "1 to 63 characters", |it| it.rules = vec![Rule::default()]),
+    ("policy.rules[0].required_scope", "say `required_scope`", |it| {
+        it.rules = vec![Rule { name: "a".into(), ..Default::default() }];
+    }),
+    ("policy.rules[0].required_scope", "did you mean `memory:read`?", |it| {
+        let requirement = Some(Requirement::RequiredScope("memory:reed".into()));
+        it.rules = vec![Rule { name: "a".into(), requirement, ..Default::default() }];
+    }),
+    ("policy.rules[0].mode", "RULE_MODE_OBSERVE", |it| {
+        it.rules = vec![Rule { name: "a".into(), mode: 7, ..Default::default() }];
+    }),
+    ("policy.rules[0].required_environment", "ENVIRONMENT_", |it| {
+        it.rules = vec![Rule { name: "a".into(), required_environment: 7, ..Default::default() }];
+    }),
+];
+
 #[tokio::test]
 async fn a_wrong_policy_is_told_field_by_field_and_not_put_in_force() {
     const POLICY: &[Fault<Policy>] = &[
@@ -22,21 +39,6 @@ async fn a_wrong_policy_is_told_field_by_field_and_not_put_in_force() {
         }),
         ("policy.scopes", "memory:read -> memory:admin -> memory:write -> memory:read", |it| {
             it.scopes[1].implies = texts(&["memory:admin"]);
-        }),
-        ("policy.rules[0].name", "1 to 63 characters", |it| it.rules = vec![Rule::default()]),
-        ("policy.rules[0].required_scope", "say `required_scope`", |it| {
-            it.rules = vec![Rule { name: "a".into(), ..Default::default() }];
-        }),
-        ("policy.rules[0].required_scope", "did you mean `memory:read`?", |it| {
-            let requirement = Some(Requirement::RequiredScope("memory:reed".into()));
-            it.rules = vec![Rule { name: "a".into(), requirement, ..Default::default() }];
-        }),
-        ("policy.rules[0].mode", "RULE_MODE_OBSERVE", |it| {
-            it.rules = vec![Rule { name: "a".into(), mode: 7, ..Default::default() }];
-        }),
-        ("policy.rules[0].required_environment", "ENVIRONMENT_", |it| {
-            it.rules =
-                vec![Rule { name: "a".into(), required_environment: 7, ..Default::default() }];
         }),
         ("policy.scopes[0].name", "two or more segments", |it| it.scopes[0].name = "Memory".into()),
         ("policy.scopes[15].name", "defined already", |it| {
@@ -76,7 +78,7 @@ async fn a_wrong_policy_is_told_field_by_field_and_not_put_in_force() {
     let policy = rig.policies.get_policy(GetPolicyRequest {}).await.unwrap().into_inner();
     let policy = policy.policy.unwrap();
     assert_eq!(policy.scopes.len(), 15);
-    for (field, remedy, spoil) in POLICY {
+    for (field, remedy, spoil) in POLICY.iter().chain(RULES) {
         let policy = Some(spoilt(&policy, *spoil));
         let request = ApplyPolicyRequest { policy, ..Default::default() };
         assert_invalid(rig.policies.apply_policy(request).await, field, remedy);
