@@ -30,6 +30,7 @@ async function decide(question) {
       if (answer.status !== 503) break;
     } catch (error) {
       why = error;
+      if (error instanceof SyntaxError) break; // an answer, though not one of latchkey's
     }
   }
   console.warn("latchkey does not decide:", why);

@@ -9,12 +9,13 @@ import grpc
 from latchkey.v1.authorization_pb2 import AuthorizeRequest
 from latchkey.v1.authorization_pb2_grpc import AuthorizationServiceStub
 
-# gRPC keeps the deadline, and asks once more what was UNAVAILABLE.
+# Given with each call: a `timeout` in the service config can be off by seconds on a machine that has been up for hours.
+DEADLINE_SECONDS = 1
+# gRPC asks once more what was UNAVAILABLE, within the deadline.
 SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [{"service": "latchkey.v1.AuthorizationService"}],
-            "timeout": "1s",
             "retryPolicy": {
                 "maxAttempts": 2,
                 "initialBackoff": "0.05s",
@@ -39,7 +40,8 @@ latchkey = AuthorizationServiceStub(channel)
 def decide(token: str, scope: str) -> tuple[int, str]:
     """The HTTP status to answer with, and whose key it is, or why there is no telling."""
     try:
-        decision = latchkey.Authorize(AuthorizeRequest(token=token, required_scope=scope), metadata=METADATA)
+        question = AuthorizeRequest(token=token, required_scope=scope)
+        decision = latchkey.Authorize(question, timeout=DEADLINE_SECONDS, metadata=METADATA)
     except grpc.RpcError as error:
         return 503, f"{error.code().name} {error.details()}"
     return decision.http_status if not decision.allowed else 200, f"{decision.account_id} {decision.key_id}"

@@ -22,7 +22,7 @@ mod server;
 pub(crate) use client::{Authed, Caller, message_of, reason_of};
 pub(crate) use dice::Dice;
 pub(crate) use disk::{Disk, Disturbance, Does, Survivors};
-pub(crate) use echo::{Echo, Received};
+pub(crate) use echo::{Echo, Received, plain};
 pub(crate) use faulty::{Fault, FaultyStore};
 pub(crate) use server::{Server, eventually};
 

@@ -14,7 +14,7 @@ use crate::support::Server;
 
 pub(super) const UNKNOWN: &str = "hm_live_0000000000000000000000000000002dlYSp";
 
-/// An answer: its status, its headers without the date, and its body.
+/// An answer: its status, its headers by lower-case names and without the date, and its body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -62,8 +62,8 @@ pub(super) fn curl_at(address: SocketAddr, path: &str, arguments: &[&str]) -> An
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines
         .map(|line| line.split_once(": ").unwrap())
-        .filter(|(name, _)| *name != "date")
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .filter(|(name, _)| name != "date")
         .collect();
     Answer { status, headers, body: body.to_owned() }
 }

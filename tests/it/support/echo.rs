@@ -60,15 +60,19 @@ impl Drop for Echo {
 }
 
 impl Received {
-    /// All values of the headers whose name is this one to a server that takes `_` and `.` for `-`.
+    /// All values of the headers whose name is this one to a server that reads it plainly.
     pub(crate) fn alike(&self, name: &str) -> Vec<&str> {
-        let is_it = |given: &str| given.replace(['_', '.'], "-") == name;
         self.headers
             .iter()
-            .filter(|(given, _)| is_it(given))
+            .filter(|(given, _)| plain(given) == name)
             .map(|(_, value)| value.as_str())
             .collect()
     }
+}
+
+/// The name as many upstreams read it, for which whatever is no letter and no digit is the same.
+pub(crate) fn plain(name: &str) -> String {
+    name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
 async fn serve(listener: std::net::TcpListener, received: Arc<Mutex<Vec<Received>>>) {

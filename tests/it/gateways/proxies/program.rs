@@ -1,5 +1,6 @@
 //! The proxies as real programs, running the files of `deploy/` with other ports.
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use crate::support::{Folder, eventually, tools_path};
 
 const START_TIME_MAX: Duration = Duration::from_secs(30);
+const LOADED_HOST: &str = "loaded.example.com";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
@@ -91,11 +93,27 @@ impl Program {
                      underscores_in_headers on;\n  ignore_invalid_headers off;\n  include {main};\n}}\n"
                 ),
             )),
-            Self::Haproxy | Self::Traefik => None,
+            Self::Haproxy => None,
+            // Answers once the folder's files are in force, which they are together: see `is_up`.
+            Self::Traefik => Some((
+                "dynamic/loaded.yaml",
+                format!(
+                    "http:\n  routers:\n    loaded:\n      rule: Host(`{LOADED_HOST}`)\n      priority: 1000\n      \
+                     service: noop@internal\n"
+                ),
+            )),
             Self::Caddy => Some((
                 "Caddyfile",
                 format!("{{\n  admin off\n  auto_https off\n}}\nimport {main}\n"),
             )),
+        }
+    }
+
+    /// Whether it serves what it was given. Traefik listens before it has read the folder, and finds nothing until then.
+    fn is_up(self, address: SocketAddr) -> bool {
+        match self {
+            Self::Nginx | Self::Haproxy | Self::Caddy => TcpStream::connect(address).is_ok(),
+            Self::Traefik => status(address, LOADED_HOST).is_ok_and(|status| status == "418"),
         }
     }
 
@@ -123,6 +141,7 @@ impl Program {
 
 /// A running proxy; it is ended when it is dropped.
 pub(super) struct Proxy {
+    program: Program,
     child: Child,
     folder: Folder,
     address: SocketAddr,
@@ -155,18 +174,28 @@ impl Proxy {
         let child = spawned.unwrap_or_else(|error| {
             panic!("{} cannot be started ({error}): ./check installs it", example.program.name())
         });
-        let mut proxy = Self { child, folder, address };
+        let mut proxy = Self { program: example.program, child, folder, address };
         let is_up = eventually(START_TIME_MAX, "the proxy listens", || {
             if proxy.child.try_wait().unwrap().is_some() {
                 return Some(false);
             }
-            TcpStream::connect(address).ok().map(|_| true)
+            example.program.is_up(address).then_some(true)
         });
         if is_up.await { Ok(proxy) } else { Err(proxy.log()) }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it takes `//` and `/../` out of a path before it asks about it.
+    pub(super) fn cleans_paths(&self) -> bool {
+        self.program == Program::Traefik
+    }
+
+    /// The status, and when to try again. Traefik tells its clients nothing else.
+    pub(super) fn says_when_undecided(&self) -> (u16, &'static str) {
+        if self.program == Program::Traefik { (500, "") } else { (503, "1") }
     }
 
     /// What it has said.
@@ -184,6 +213,15 @@ impl Drop for Proxy {
             eprintln!("--- the proxy's log ---\n{}", self.log());
         }
     }
+}
+
+fn status(address: SocketAddr, host: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(START_TIME_MAX))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
 /// All at once, so that no port is taken for one that is to be replaced.

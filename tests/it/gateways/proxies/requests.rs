@@ -14,6 +14,9 @@ pub(super) enum Expected {
     Stopped,
     /// Either; what passes is right in everything.
     PassedOrStopped,
+    /// The upstream sees nothing. Where the proxy cleans paths before it asks, it may see one below `/items/` that every
+    /// server reads alike.
+    StoppedOrCleaned,
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +75,10 @@ impl Request {
 
     fn stopped(self) -> Self {
         Self { expected: Expected::Stopped, ..self }
+    }
+
+    fn stopped_or_cleaned(self) -> Self {
+        Self { expected: Expected::StoppedOrCleaned, ..self }
     }
 
     fn passed_or_stopped(self) -> Self {
@@ -180,7 +187,7 @@ fn spoofing(Keys { reader, .. }: &Keys) -> Vec<Request> {
         };
         names.iter().fold(Request::get("/items/7"), spoof)
     };
-    let spellings: [fn(&str) -> String; 7] = [
+    let spellings: [fn(&str) -> String; 9] = [
         str::to_owned,
         str::to_lowercase,
         str::to_uppercase,
@@ -188,6 +195,8 @@ fn spoofing(Keys { reader, .. }: &Keys) -> Vec<Request> {
         |name| name.replace('-', ".").to_lowercase(),
         |name| name.replace("y-", "y_"),
         |name| name.replace("X-", "X_").to_uppercase(),
+        |name| name.replace('-', "~"),
+        |name| name.replace("X-", "X!"),
     ];
     let mut all = Vec::new();
     for spell in spellings {
@@ -267,7 +276,7 @@ fn ambiguous(Keys { reader, .. }: &Keys) -> Vec<Request> {
         "admin/7",
         "*",
     ];
-    paths.map(|path| Request::get(path).key(reader).stopped()).to_vec()
+    paths.map(|path| Request::get(path).key(reader).stopped_or_cleaned()).to_vec()
 }
 
 /// Keys that are bound to networks, and a client that says where it is.
