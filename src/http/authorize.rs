@@ -13,7 +13,6 @@ use axum::{Extension, Router};
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use tokio::time::timeout;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -23,13 +22,15 @@ use crate::authorizer::Credential;
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
 use crate::gateway::Refusal;
-use crate::grpc::convert::authorization::{answer, question};
+use crate::grpc::convert::authorization::{answer, question as asked};
 use crate::grpc::status;
 use crate::metrics::{Lookup, Outcome};
 use crate::proto::FILE_DESCRIPTOR_SET;
-use crate::proto::v1::{AuthorizeRequest, AuthorizeResponse};
+use crate::proto::v1::AuthorizeResponse;
 use crate::serve::Peer;
 use crate::telemetry::Ended;
+
+mod question;
 
 const ROUTE: &str = "/v1/authorize";
 /// As much as `Authorize` takes.
@@ -82,8 +83,8 @@ impl Public {
     ) -> Result<Decision, Error> {
         self.admit(bearer(headers), peer).await?;
         let body = read(body).await?;
-        let mut request = request_of(&body)?;
-        let decision = match question(&request) {
+        let mut request = question::read(&body)?;
+        let decision = match asked(&request) {
             Ok(question) => self.authorizer.authorize_noting(&question, lookup).await,
             Err(error) => Err(error),
         };
@@ -128,20 +129,6 @@ fn descriptor(name: &str) -> MessageDescriptor {
     POOL.get_message_by_name(name).expect("the message is ours")
 }
 
-fn request_of(body: &[u8]) -> Result<AuthorizeRequest, Error> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let read = DynamicMessage::deserialize(descriptor("latchkey.v1.AuthorizeRequest"), &mut json)
-        .and_then(|message| json.end().map(|()| message));
-    // The text of the error may repeat what stands in the body; its place does not.
-    let message = read.map_err(|error| {
-        let place = format!("line {}, column {}", error.line(), error.column());
-        let told = format!("the body is no AuthorizeRequest in JSON; it is wrong at {place}");
-        Error::new(Reason::InvalidField, told)
-    })?;
-    let bytes = Zeroizing::new(message.encode_to_vec());
-    AuthorizeRequest::decode(&**bytes).map_err(|_| Error::new(Reason::Internal, "internal error"))
-}
-
 /// With every field, so that what is false or empty is seen to be so.
 fn json_of(answer: &AuthorizeResponse) -> Vec<u8> {
     let mut message = DynamicMessage::new(descriptor("latchkey.v1.AuthorizeResponse"));
@@ -164,36 +151,6 @@ pub(super) fn json(body: Vec<u8>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_question_is_read_by_either_name_of_its_fields() {
-        for json in [
-            r#"{"token": "t", "requiredScope": "a:b", "requiredEnvironment": "ENVIRONMENT_LIVE", "cost": 0}"#,
-            r#"{"token": "t", "required_scope": "a:b", "required_environment": 1, "cost": "0"}"#,
-        ] {
-            let request = request_of(json.as_bytes()).unwrap();
-            assert_eq!((&*request.token, &*request.required_scope), ("t", "a:b"));
-            assert_eq!((request.required_environment, request.cost), (1, Some(0)));
-        }
-    }
-
-    #[test]
-    fn what_is_no_question_is_told_by_its_place_and_not_repeated() {
-        for json in [
-            "",
-            "[]",
-            "{",
-            "{} x",
-            r#"{"tokn": "hm_live_secret"}"#,
-            r#"{"token": 7}"#,
-            r#"{"requiredScope": "hm_live_secret}"#,
-            r#"{"cost": -1}"#,
-        ] {
-            let error = request_of(json.as_bytes()).unwrap_err();
-            assert!(error.message.contains("wrong at line"), "{json}: {}", error.message);
-            assert!(!error.message.contains("secret"), "{json}: {}", error.message);
-        }
-    }
 
     #[test]
     fn an_answer_has_every_field() {

@@ -104,7 +104,10 @@ fn token_of(body: &[u8]) -> Result<Zeroizing<String>, Error> {
     let mut tokens = pairs.map(|(_, value)| Zeroizing::new(value.into_owned()));
     match (tokens.next(), tokens.next()) {
         (Some(token), None) => Ok(token),
-        (None, _) => Err(Error::invalid("token", "is missing")),
+        (None, _) => Err(Error::invalid(
+            "token",
+            "is missing from the form (application/x-www-form-urlencoded)",
+        )),
         (Some(_), Some(_)) => Err(Error::invalid("token", "stands in the form twice")),
     }
 }

@@ -6,6 +6,7 @@ use super::{environment_if_any, environment_to_proto, position, texts, timestamp
 use crate::authorizer::{Credential, Question, Required};
 use crate::decision::{Decision, Denial, Identity};
 use crate::error::{Error, Violations};
+use crate::policy::COST_MAX;
 use crate::proto::v1;
 use crate::scope::expression::BadExpression;
 
@@ -42,7 +43,7 @@ pub(crate) fn question(request: &v1::AuthorizeRequest) -> Result<Question<'_>, E
             "required_environment",
             *required_environment,
         ),
-        cost: *cost,
+        cost: cost.filter(|cost| is_cost(&mut violations, *cost)),
         min_revision: position(&mut violations, "min_revision", min_revision),
     };
     violations.finish()?;
@@ -56,6 +57,14 @@ fn address(violations: &mut Violations, text: &str) -> Option<IpAddr> {
     let remedy = "must be an IPv4 or IPv6 address without a port, as in `192.0.2.7` or \
                   `2001:db8::7`; leave it empty when it is not known";
     violations.check("client_address", text.parse().map_err(|_| remedy))
+}
+
+fn is_cost(violations: &mut Violations, cost: u32) -> bool {
+    let is_right = cost <= COST_MAX;
+    if !is_right {
+        violations.add("cost", format!("is {cost}, and can be {COST_MAX} at most"));
+    }
+    is_right
 }
 
 /// What the caller is told.

@@ -46,7 +46,10 @@ async fn a_question_that_is_wrong_is_told_and_not_repeated() {
     for (body, status, told) in [
         (String::new(), 400, "wrong at line 1"),
         ("[]".into(), 400, "wrong at"),
-        (format!("{{\"token\": \"{live}\", \"scope\": \"memory:read\"}}"), 400, "wrong at"),
+        (format!("{{\"token\": \"{live}\", \"scope\": \"x\"}}"), 400, "there is no field `scope`"),
+        (format!("{{\"token\": \"{live}\", \"token\": \"x\"}}"), 400, "token: stands there twice"),
+        (format!("{{\"token\": [\"{live}\"]}}"), 400, "token: must be a text"),
+        (format!("{{\"token\": \"{live}\", \"cost\": 1000001}}"), 400, "cost: is 1000001"),
         (format!("{{\"token\": \"{live}\"}}"), 400, "required_scope"),
         (
             format!("{{\"token\": \"{live}\", \"requiredScope\": \"memory:reed\"}}"),
@@ -80,7 +83,7 @@ async fn introspection_says_whether_a_token_is_active_and_no_more_of_one_that_is
         let answer = post(&server, "/oauth2/introspect", &format!("token={token}"), &[]);
         assert_eq!((answer.status, &*answer.body), (200, "{\"active\":false}"), "{token}");
     }
-    for form in ["", "tokn=x", "token=a&token=b"] {
+    for form in ["", "tokn=x", "token=a&token=b", "{\"token\": \"x\"}"] {
         assert_eq!(post(&server, "/oauth2/introspect", form, &[]).status, 400, "{form}");
     }
 }
