@@ -1,8 +1,9 @@
 //! What both coats for gateways, ext_authz and forward-auth, have in common: where a client's credential is looked
 //! for, and what the upstream and the client are told.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderName;
 use ipnet::IpNet;
@@ -10,11 +11,16 @@ use ipnet::IpNet;
 use crate::authorizer::Credential;
 use crate::decision::{Decision, Denial, Identity, PublicDenial};
 use crate::error::{Error, Reason};
+use crate::grpc::status;
+use crate::key::parse_cidr;
+use crate::policy::COST_MAX;
 use crate::scope::ScopePattern;
 
 const AUTHORIZATION: &str = "authorization";
 const CREDENTIAL_HEADERS_MAX: usize = 8;
 const NETWORKS_MAX: usize = 64;
+/// How many mistakes of gateways are told in the log, each once.
+const MISTAKES_MAX: usize = 64;
 
 /// The headers by which the upstream learns whose key it is, in this order: what is not told is taken out, so that
 /// no client can say it.
@@ -38,6 +44,8 @@ pub struct Gateway {
     pub forwards_credential: bool,
     /// Who may say what the client asked, and from where it came.
     pub trusted_proxies: Networks,
+    /// What they asked wrongly.
+    pub mistakes: Mistakes,
 }
 
 // === Credentials ===
@@ -103,10 +111,7 @@ impl Networks {
     /// Reads networks.
     #[must_use]
     pub fn read<'a>(networks: impl IntoIterator<Item = &'a str>) -> Option<Self> {
-        let read = |text: &str| match text.parse::<IpAddr>() {
-            Ok(address) => Some(IpNet::from(address)),
-            Err(_) => text.parse::<IpNet>().ok().filter(|net| net.addr() == net.network()),
-        };
+        let read = |text| parse_cidr(text).ok();
         let networks: Vec<_> = networks.into_iter().map(read).collect::<Option<_>>()?;
         (networks.len() <= NETWORKS_MAX).then(|| Self(networks.into()))
     }
@@ -122,6 +127,35 @@ impl Networks {
         let address = address.to_canonical();
         self.0.iter().any(|net| net.contains(&address))
     }
+}
+
+// === Mistakes ===
+
+/// The mistakes of gateways that were told. A cheap handle.
+#[derive(Debug, Clone, Default)]
+pub struct Mistakes(Arc<Mutex<HashSet<String>>>);
+
+impl Mistakes {
+    /// Writes the one line on why a gateway got no decision. One that asks wrongly does so at every request; it is told
+    /// once, and loud enough to be heard.
+    pub(crate) fn log(&self, error: &Error, refusal: &Refusal) {
+        if refusal.status != 500 || error.reason == Reason::Internal {
+            return status::log(error);
+        }
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MISTAKES_MAX && told.insert(error.message.clone()) {
+            let reason = error.reason.as_str();
+            tracing::warn!(reason, told = %error.message, "a gateway asks wrongly; what it asks for is refused");
+        } else {
+            status::log(error);
+        }
+    }
+}
+
+/// What a request counts, in digits as a gateway's configuration has them.
+pub(crate) fn read_cost(digits: &str) -> Option<u32> {
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|cost| is_number && *cost <= COST_MAX)
 }
 
 // === What the upstream is told ===
@@ -245,7 +279,7 @@ impl Refusal {
 /// The scope is the one field that is left to be wrong in a question that could be read.
 fn wrong_question(error: &Error) -> String {
     match error.violations.first() {
-        Some(fault) => format!("the required scope {}", fault.description),
+        Some(fault) => format!("required scope: {}", fault.description),
         None => error.message.clone(),
     }
 }
@@ -317,7 +351,9 @@ mod tests {
         }
         assert_eq!(CredentialHeaders::read(["X-Api-Key"]), Some(CredentialHeaders::default()));
         assert_eq!(CredentialHeaders::read(["a", "A"]), None);
-        for bad in ["", "a", "192.0.2.1/24", "192.0.2.0/33"] {
+        // An address is compared as IPv4 where it is one, so the last two would never be anybody's.
+        let mapped = ["::ffff:192.0.2.7", "::ffff:192.0.2.0/120"];
+        for bad in ["", "a", "192.0.2.1/24", "192.0.2.0/33"].into_iter().chain(mapped) {
             assert_eq!(Networks::read([bad]), None, "{bad}");
         }
         let networks = Networks::read(["192.0.2.0/24", "::1"]).unwrap();

@@ -24,6 +24,7 @@ const IMPLIES_MAX: usize = 100;
 /// How many unknown names are compared with the known ones: a list of mistakes shall not cost much.
 pub const HINTS_MAX: usize = 8;
 const DESCRIPTION_CHARS_MAX: usize = 500;
+/// The most that one request counts.
 pub(crate) const COST_MAX: u32 = 1_000_000;
 const BOUND_MS_MIN: u64 = 100;
 const BOUND_MS_MAX: u64 = 60_000;

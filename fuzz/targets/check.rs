@@ -11,7 +11,7 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use latchkey::app::Node;
 use latchkey::clock::Timestamp;
-use latchkey::gateway::{CredentialHeaders, Gateway, Networks};
+use latchkey::gateway::{CredentialHeaders, Gateway, Mistakes, Networks};
 use latchkey::grpc::{self, Callers, Dispatch};
 use latchkey::machine::{self, MachineEntropy};
 use latchkey::policy::Policy;
@@ -286,6 +286,7 @@ async fn start() -> Dispatch {
             credential_headers: CredentialHeaders::default(),
             forwards_credential: false,
             trusted_proxies: Networks::default(),
+            mistakes: Mistakes::default(),
         },
         reflection: false,
         background: tokio::runtime::Handle::current(),

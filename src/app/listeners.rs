@@ -13,7 +13,7 @@ use super::watched::Told;
 use super::{End, Node, readiness};
 use crate::config::{self, Config, LoadedTls};
 use crate::failure::Failure;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Mistakes};
 use crate::grpc;
 use crate::http;
 use crate::serve::{Bound, Counters, Limits, Listen, Protocol, Tls, Workers};
@@ -209,6 +209,7 @@ fn gateway(config: &Config) -> Gateway {
         credential_headers: credential_headers.clone(),
         forwards_credential: *forward_credential,
         trusted_proxies: trusted_proxies.clone(),
+        mistakes: Mistakes::default(),
     }
 }
 

@@ -156,8 +156,8 @@ impl Setting for CredentialHeaders {
 
 impl Setting for Networks {
     fn set(&mut self, given: Given<'_>) -> Result<(), String> {
-        const RIGHT: &str = "a list of addresses and networks (192.0.2.7, 192.0.2.0/24, 2001:db8::/32), 64 at most, \
-                             between commas as text";
+        const RIGHT: &str = "a list of addresses and networks (192.0.2.7, 192.0.2.0/24, 2001:db8::/32), IPv4 not \
+                             written as IPv6, 64 at most, between commas as text";
         *self = given.list().and_then(Self::read).ok_or(RIGHT)?;
         Ok(())
     }

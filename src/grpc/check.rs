@@ -3,10 +3,9 @@
 //! The answer is always a message. After an error of gRPC it would be for the gateway's configuration whether the request
 //! passes; so what cannot be decided, what is asked wrongly and what cannot be read are denials as well, by 503 and 500.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future::ready;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts as Head;
@@ -16,7 +15,7 @@ use tonic::body::Body;
 
 use super::convert::check as convert;
 use super::message::PREFIX_BYTES;
-use super::{Callers, credential, status};
+use super::{Callers, credential};
 use crate::authorizer::{Authorizer, Question, Required};
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
@@ -25,9 +24,6 @@ use crate::metrics::{Lookup, Outcome};
 use crate::proto::check::CheckRequest;
 use crate::serve::Peer;
 use crate::telemetry::{Ended, Observer};
-
-/// How many mistakes of gateways are told in the log, each once.
-const MISTAKES_MAX: usize = 64;
 
 /// Answers gateways. A cheap handle.
 #[derive(Clone)]
@@ -38,8 +34,6 @@ struct Parts {
     callers: Callers,
     gateway: Gateway,
     observer: Observer,
-    /// Those that were told.
-    mistakes: Mutex<HashSet<String>>,
 }
 
 impl Checks {
@@ -49,8 +43,7 @@ impl Checks {
         gateway: Gateway,
         observer: Observer,
     ) -> Self {
-        let mistakes = Mutex::default();
-        Self(Arc::new(Parts { authorizer, callers, gateway, observer, mistakes }))
+        Self(Arc::new(Parts { authorizer, callers, gateway, observer }))
     }
 
     /// Answers a call by the message that came, or by why none did.
@@ -86,7 +79,7 @@ impl Checks {
             }
             Err(error) => {
                 let refusal = Refusal::undecided(&error);
-                parts.tell(&error, &refusal);
+                parts.gateway.mistakes.log(&error, &refusal);
                 let response = convert::answer::undecided(&check, &refusal);
                 (Outcome::Failed(error.reason), None, refusal.status, response)
             }
@@ -124,20 +117,6 @@ impl Parts {
         let hidden = found.filter(|_| !self.gateway.forwards_credential);
         let response = convert::answer::decided(check, &decision, realm, hidden)?;
         Ok((decision, response))
-    }
-
-    /// A gateway that asks wrongly does so at every request; it is told once, and loud enough to be heard.
-    fn tell(&self, error: &Error, refusal: &Refusal) {
-        if refusal.status != 500 || error.reason == Reason::Internal {
-            return status::log(error);
-        }
-        let mut mistakes = self.mistakes.lock().unwrap_or_else(PoisonError::into_inner);
-        if mistakes.len() < MISTAKES_MAX && mistakes.insert(error.message.clone()) {
-            let reason = error.reason.as_str();
-            tracing::warn!(reason, told = %error.message, "a gateway asks wrongly; what it asks for is refused");
-        } else {
-            status::log(error);
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::authorizer::{Credential, Question, Required};
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
 use crate::gateway::{IDENTITY_HEADERS, Refusal, identity_headers};
-use crate::grpc::{Callers, status};
+use crate::grpc::Callers;
 use crate::metrics::{Lookup, Outcome};
 use crate::policy::routes::Target;
 use crate::serve::Peer;
@@ -54,26 +54,19 @@ async fn forward_auth(
             watch.rule.clone_from(&decision.rule);
             (Outcome::of(&decision), decision.identity, response)
         }
-        Err(Unasked::Mistake(told)) => {
-            tracing::debug!(told, "forward-auth was asked wrongly");
-            let response = refused(Refusal::wrong_question(&told));
-            (Outcome::Failed(Reason::InvalidField), None, response)
-        }
-        Err(Unasked::Undecided(error)) => {
-            status::log(&error);
-            (Outcome::Failed(error.reason), None, refused(Refusal::undecided(&error)))
+        Err(error) => {
+            let refusal = Refusal::undecided(&error);
+            public.gateway.mistakes.log(&error, &refusal);
+            (Outcome::Failed(error.reason), None, refused(refusal))
         }
     };
     watch.end(outcome, who.as_ref(), Ended::Http(response.status().as_u16()));
     response
 }
 
-/// Why there is no decision.
-enum Unasked {
-    /// The proxy's configuration asks for what cannot be.
-    Mistake(String),
-    /// It was asked wrongly, or could not be found out.
-    Undecided(Error),
+/// What the proxy's configuration asks cannot be.
+fn mistake(told: impl Into<String>) -> Error {
+    Error::new(Reason::InvalidField, told)
 }
 
 impl Public {
@@ -83,22 +76,20 @@ impl Public {
         headers: &HeaderMap,
         peer: Option<&Peer>,
         lookup: &mut Lookup,
-    ) -> Result<(Decision, Asked), Unasked> {
+    ) -> Result<(Decision, Asked), Error> {
         match &self.callers {
             Callers::Any => {}
-            Callers::Mtls(names) => {
-                names.admit(peer).map_err(|error| Unasked::Mistake(error.message))?;
-            }
+            Callers::Mtls(names) => names.admit(peer)?,
             Callers::Key => {
                 let told = "forward-auth cannot tell who asks, for `authorization` is the client's, and \
                             `grpc.callers` demands it: set it to `any` or `mtls` where only proxies reach this \
                             listener";
-                return Err(Unasked::Mistake(told.to_owned()));
+                return Err(mistake(told));
             }
         }
-        let asked = Asked::read(uri).map_err(Unasked::Mistake)?;
+        let asked = Asked::read(uri).map_err(mistake)?;
         let target = match asked.needs {
-            Needs::ByRules => Some(self.target(headers, peer).map_err(Unasked::Mistake)?),
+            Needs::ByRules => Some(self.target(headers, peer).map_err(mistake)?),
             Needs::Scope(_) | Needs::AuthenticateOnly => None,
         };
         let question = Question {
@@ -114,7 +105,7 @@ impl Public {
             min_revision: None,
         };
         let decision = self.authorizer.authorize_noting(&question, lookup).await;
-        decision.map(|decision| (decision, asked)).map_err(Unasked::Undecided)
+        decision.map(|decision| (decision, asked))
     }
 
     /// The request that the proxy forwards; one that nobody can be sure of matches no rule.

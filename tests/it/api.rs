@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use latchkey::app::Node;
 use latchkey::clock::Timestamp;
-use latchkey::gateway::{CredentialHeaders, Gateway, Networks};
+use latchkey::gateway::{CredentialHeaders, Gateway, Mistakes, Networks};
 use latchkey::grpc::{self, Callers, Dispatch};
 use latchkey::machine::{self, MachineEntropy};
 use latchkey::policy::Policy;
@@ -166,6 +166,7 @@ impl Api {
                 credential_headers: CredentialHeaders::default(),
                 forwards_credential: false,
                 trusted_proxies: Networks::default(),
+                mistakes: Mistakes::default(),
             },
             reflection: true,
             background: tokio::runtime::Handle::current(),

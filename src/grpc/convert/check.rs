@@ -9,7 +9,7 @@ use prost_types::value::Kind;
 
 use crate::authorizer::Required;
 use crate::error::{Error, Reason};
-use crate::policy::COST_MAX;
+use crate::gateway::read_cost;
 use crate::policy::routes::{Mcp, Target};
 use crate::proto::check::{CheckRequest, Pair};
 use crate::token::{Environment, quoted};
@@ -50,10 +50,11 @@ impl<'a> Asked<'a> {
                 return Err(mistake("names something twice"));
             }
         }
+        let told = "says of `cost` what must be a number of 1,000,000 at most";
         Ok(Self {
             required: required(scope, authenticate_only)?,
             environment: environment.map(read_environment).transpose()?,
-            cost: cost.map(read_cost).transpose()?,
+            cost: cost.map(|text| read_cost(text).ok_or_else(|| mistake(told))).transpose()?,
             realm: realm.map(read_realm).transpose()?,
         })
     }
@@ -77,12 +78,6 @@ fn required<'a>(
 fn read_environment(word: &str) -> Result<Environment, Error> {
     let told = "says of `required_environment` what must be `live` or `test`";
     Environment::parse(word).ok_or_else(|| mistake(told))
-}
-
-fn read_cost(digits: &str) -> Result<u32, Error> {
-    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
-    let cost = digits.parse().ok().filter(|cost| is_number && *cost <= COST_MAX);
-    cost.ok_or_else(|| mistake("says of `cost` what must be a number of 1,000,000 at most"))
 }
 
 fn read_realm(text: &str) -> Result<&str, Error> {

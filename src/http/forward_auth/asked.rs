@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use axum::extract::Query;
 use http::{HeaderMap, Uri};
 
-use crate::gateway::Networks;
+use crate::gateway::{Networks, read_cost};
 use crate::serve::Peer;
 use crate::token;
 use crate::token::Environment;
@@ -56,7 +56,9 @@ impl Asked {
         };
         let environment = environment
             .map(|word| Environment::parse(&word).ok_or("`environment` must be `live` or `test`"));
-        let cost = cost.map(|text| text.parse().map_err(|_| "`cost` must be a whole number"));
+        let cost = cost.map(|text| {
+            read_cost(&text).ok_or("`cost` must be a whole number of 1,000,000 at most")
+        });
         let folds = match statuses.as_deref() {
             None => false,
             Some("401,403") => true,
@@ -173,6 +175,9 @@ mod tests {
             "environment=test",
             "cost=0",
             "scope=a:b&cost=-1",
+            "scope=a:b&cost=%2B1",
+            "scope=a:b&cost=1000001",
+            "scope=a:b&cost=",
             "scope=a:b&statuses=200",
         ] {
             assert!(read(query).is_err(), "{query}");

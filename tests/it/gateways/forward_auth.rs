@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use latchkey::proto::v1::{
     CreateKeyRequest, Environment, Key, Restrictions, RevokeKeyRequest, UpdateKeyRequest,
@@ -10,7 +11,7 @@ use latchkey::proto::v1::{
 };
 
 use crate::process::{make_account, make_key};
-use crate::support::Server;
+use crate::support::{Server, eventually};
 
 pub(super) const UNKNOWN: &str = "hm_live_0000000000000000000000000000002dlYSp";
 
@@ -238,6 +239,7 @@ async fn a_proxy_that_asks_wrongly_is_told_500_and_never_200() {
         ("scope=memory:reed", "memory:read"),
         ("scope=memory:read%20or", "expected"),
         ("scope=%ff", ""),
+        ("scope=memory:read&cost=1000001", "1,000,000"),
     ] {
         for headers in [&[("x-api-key", &*live)][..], &[]] {
             let answer = ask(&server, query, headers);
@@ -254,4 +256,24 @@ async fn a_proxy_that_asks_wrongly_is_told_500_and_never_200() {
         let answer = curl(&server, &format!("{path}?scope=memory:read"), &["-H", &key]);
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_mistake_of_a_proxy_is_told_once_and_loud() {
+    let server = Server::start_dev().await;
+    for query in ["scope=memory:reed", "scope=memory:reed", "", "scope=memory:reed"] {
+        assert_eq!(ask(&server, query, &[]).status, 500);
+    }
+    // The log is written in order, so the last one comes when all have.
+    curl(&server, "/v1/forward-auth?last=1", &[]);
+    let told = || {
+        let log = server.log();
+        let warned = log.lines().filter(|line| line.contains("a gateway asks wrongly"));
+        let warned: Vec<_> = warned.map(str::to_owned).collect();
+        warned.last().is_some_and(|last| last.contains("`last`")).then_some(warned)
+    };
+    let warned = eventually(Duration::from_secs(5), "all are told", told).await;
+    assert!(warned[0].contains("memory:reed") && warned[0].contains("\"WARN\""), "{warned:?}");
+    assert!(warned[1].contains("gateway.trusted_proxies"), "{warned:?}");
+    assert_eq!(warned.len(), 3, "{warned:?}");
 }
