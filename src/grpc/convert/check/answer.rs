@@ -95,8 +95,8 @@ fn answer(code: Code, write: impl FnOnce(&mut Writer)) -> Bytes {
 
 // === What the upstream sees ===
 
-/// All identity headers always, each set or taken out, so that none is the client's own. Some servers take `_` for `-`,
-/// so what then looks like one is taken out too.
+/// All identity headers always, each set or taken out, so that none is the client's own. Some servers take `_`, `.`
+/// and what else is no letter for `-`, so what then looks like one is taken out too.
 fn pass(
     ok: &mut Writer,
     check: &CheckRequest<'_>,
@@ -126,12 +126,14 @@ fn pass(
     }
 }
 
-/// Whether a name is that of an identity header but for a `_`.
+/// Whether a name is that of an identity header but for what stands in place of a `-`.
 fn is_alike(name: &[u8]) -> bool {
-    name.contains(&b'_')
+    let is_other = |byte: &u8| !byte.is_ascii_alphanumeric() && *byte != b'-';
+    name.iter().any(is_other)
         && IDENTITY_HEADERS.iter().any(|own| {
-            let is_same =
-                |(a, b): (&u8, u8)| a.eq_ignore_ascii_case(&b) || (*a == b'_' && b == b'-');
+            let is_same = |(a, b): (&u8, u8)| {
+                a.eq_ignore_ascii_case(&b) || (!a.is_ascii_alphanumeric() && b == b'-')
+            };
             name.len() == own.len() && name.iter().zip(own.bytes()).all(is_same)
         })
 }

@@ -68,6 +68,8 @@ async fn what_a_client_says_of_its_identity_is_written_over_or_taken_out() {
     let spoofed = spoofed
         .header("x_latchkey_account_id", "root")
         .header("X-Latchkey_Key-Id", "root")
+        .header("x.latchkey.billable", "true")
+        .header("x~latchkey-plan", "root")
         .header("x_latchkey_accountXid", "mine")
         .header("x-request-id", "1");
     let answer = gateway.ask(spoofed).await;
@@ -77,8 +79,14 @@ async fn what_a_client_says_of_its_identity_is_written_over_or_taken_out() {
     assert_eq!(answer.headers.len(), IDENTITY.len() - 1);
     let mut removed = answer.removed.clone();
     removed.sort();
-    let expected =
-        ["X-Latchkey_Key-Id", "authorization", "x-latchkey-scopes", "x_latchkey_account_id"];
+    let expected = [
+        "X-Latchkey_Key-Id",
+        "authorization",
+        "x-latchkey-scopes",
+        "x.latchkey.billable",
+        "x_latchkey_account_id",
+        "x~latchkey-plan",
+    ];
     assert_eq!(removed, expected);
 }
 
