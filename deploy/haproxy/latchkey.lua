@@ -7,7 +7,7 @@
 -- whatever is not allowed.
 
 local url = "http://127.0.0.1:8080/v1/forward-auth"
-local timeout_ms = 1000
+local timeout_ms = 250 -- of each of the four times that HAProxy tries
 local credentials = { "authorization", "x-api-key" }
 local identity = {
     "x-latchkey-account-id", "x-latchkey-key-id", "x-latchkey-environment",

@@ -137,12 +137,13 @@ impl Public {
             return self.allowed(decision, headers).unwrap_or_else(|| refused(Refusal::internal()));
         };
         let refusal = Refusal::denied(decision, denial, &self.gateway.realm);
-        let is_folded = asked.folds && !matches!(refusal.status, 401 | 403);
-        let status = HeaderValue::from(refusal.status);
+        let status = refusal.status;
         let mut response = refused(refusal);
-        response.headers_mut().insert(STATUS, status);
-        if is_folded {
-            *response.status_mut() = StatusCode::FORBIDDEN;
+        if asked.folds {
+            response.headers_mut().insert(STATUS, HeaderValue::from(status));
+            if !matches!(status, 401 | 403) {
+                *response.status_mut() = StatusCode::FORBIDDEN;
+            }
         }
         response
     }

@@ -41,6 +41,14 @@ async fn does_all_that_it_has_to(example: &Example, by: By) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+/// Where the example can say how long to wait, it does.
+async fn is_closed_in_time_while_latchkey_hangs(example: &Example) {
+    let stage = Stage::set(By::Scopes).await;
+    let proxy = stage.start(example).await.unwrap();
+    let wrong = stage.ask_while_latchkey_hangs(&proxy).await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
 /// A line that several examples share counts where it counts for one of them.
 async fn no_line_of_security_can_be_deleted(examples: [(Example, By); 2]) {
     let (mut noticed, mut unnoticed) = (BTreeSet::new(), BTreeSet::new());
@@ -74,6 +82,11 @@ async fn nginx_with_rules_does_all_that_it_has_to() {
 }
 
 #[tokio::test]
+async fn nginx_is_closed_in_time_while_latchkey_hangs() {
+    is_closed_in_time_while_latchkey_hangs(&nginx("scopes.conf")).await;
+}
+
+#[tokio::test]
 async fn no_line_of_security_can_be_deleted_from_nginx() {
     let (scopes, rules) = (nginx("scopes.conf"), nginx("rules.conf"));
     no_line_of_security_can_be_deleted([(scopes, By::Scopes), (rules, By::Rules)]).await;
@@ -90,6 +103,11 @@ async fn haproxy_with_rules_does_all_that_it_has_to() {
 }
 
 #[tokio::test]
+async fn haproxy_is_closed_in_time_while_latchkey_hangs() {
+    is_closed_in_time_while_latchkey_hangs(&haproxy("scopes.cfg")).await;
+}
+
+#[tokio::test]
 async fn no_line_of_security_can_be_deleted_from_haproxy() {
     let (scopes, rules) = (haproxy("scopes.cfg"), haproxy("rules.cfg"));
     no_line_of_security_can_be_deleted([(scopes, By::Scopes), (rules, By::Rules)]).await;
@@ -103,6 +121,11 @@ async fn caddy_with_scopes_does_all_that_it_has_to() {
 #[tokio::test]
 async fn caddy_with_rules_does_all_that_it_has_to() {
     does_all_that_it_has_to(&caddy("rules.caddy"), By::Rules).await;
+}
+
+#[tokio::test]
+async fn caddy_is_closed_in_time_while_latchkey_hangs() {
+    is_closed_in_time_while_latchkey_hangs(&caddy("scopes.caddy")).await;
 }
 
 #[tokio::test]

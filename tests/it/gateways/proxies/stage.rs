@@ -1,6 +1,7 @@
 //! What every proxy is asked, and what has to come of it: latchkey, an upstream, keys, and a list of requests.
 
 use latchkey::proto::v1::{CreateKeyRequest, Environment, Restrictions};
+use rustix::process::Signal;
 
 use super::program::{Example, Proxy};
 use super::requests::{Expected, Request, requests, while_latchkey_is_away};
@@ -57,7 +58,7 @@ pub(super) struct Keys {
 
 pub(super) struct Stage {
     pub(super) by: By,
-    _server: Server,
+    server: Server,
     pub(super) echo: Echo,
     pub(super) line: Line,
     pub(super) keys: Keys,
@@ -73,7 +74,7 @@ impl Stage {
             elsewhere: key(&server, "memory:read", Some("192.0.2.7")).await,
         };
         let line = Line::to(server.http()).await;
-        Self { by, _server: server, echo: Echo::start(), line, keys }
+        Self { by, server, echo: Echo::start(), line, keys }
     }
 
     /// Starts the example; the error is what the proxy says when it refuses to.
@@ -89,6 +90,16 @@ impl Stage {
         self.line.mend();
         let again = vec![Request::get("/items/7").key(&self.keys.reader)];
         wrong.extend(self.ask_all(proxy, again, wrong_max).await);
+        wrong
+    }
+
+    /// The same while latchkey takes connections and says nothing.
+    pub(super) async fn ask_while_latchkey_hangs(&self, proxy: &Proxy) -> Vec<String> {
+        let request = Request::get("/items/7").key(&self.keys.reader);
+        self.server.signal(Signal::STOP);
+        let mut wrong = self.ask_all(proxy, vec![request.clone().refused(503)], 1).await;
+        self.server.signal(Signal::CONT);
+        wrong.extend(self.ask_all(proxy, vec![request], 1).await);
         wrong
     }
 
@@ -185,11 +196,7 @@ fn stopped(answer: &Answer, received: &[Received]) -> Result<(), String> {
     if answer.status < 400 || !received.is_empty() {
         return Err("it is not stopped".to_owned());
     }
-    match answer
-        .headers
-        .keys()
-        .find(|name| name.starts_with("x-latchkey-") && *name != "x-latchkey-status")
-    {
+    match answer.headers.keys().find(|name| name.starts_with("x-latchkey-")) {
         Some(name) => Err(format!("the client is told {name}")),
         None => Ok(()),
     }
