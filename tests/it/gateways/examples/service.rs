@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -47,21 +48,32 @@ impl Example {
                 command
             }
             Self::Go => {
-                let mut go = Command::new("go");
-                go.args(["build", "-o"]).arg(folder.join("service")).arg(".");
-                succeed(go.current_dir(example("go")).env("GOTOOLCHAIN", "local"));
-                Command::new(folder.join("service"))
+                static BUILT: LazyLock<PathBuf> = LazyLock::new(built_by_go);
+                Command::new(&*BUILT)
             }
             Self::Tower => {
-                let name = "latchkey-example-tower";
-                let mut cargo = Command::new("cargo");
-                // With the tests, so that features are chosen as for these, and nothing is compiled twice.
-                cargo.args(["build", "--locked", "-p", "latchkey", "-p", name]);
-                succeed(cargo.args(["--test", "it", "--bin", name]).current_dir(repository()));
-                Command::new(crate::support::latchkey().with_file_name(name))
+                static BUILT: LazyLock<PathBuf> = LazyLock::new(built_by_cargo);
+                Command::new(&*BUILT)
             }
         }
     }
+}
+
+fn built_by_go() -> PathBuf {
+    let service = Path::new(env!("CARGO_TARGET_TMPDIR")).join("latchkey-example-go");
+    let mut go = Command::new("go");
+    go.args(["build", "-o"]).arg(&service).arg(".").env("GOTOOLCHAIN", "local");
+    succeed(go.current_dir(example("go")));
+    service
+}
+
+fn built_by_cargo() -> PathBuf {
+    let name = "latchkey-example-tower";
+    let mut cargo = Command::new("cargo");
+    // With the tests, so that features are chosen as for these, and nothing is compiled twice.
+    cargo.args(["build", "--locked", "-p", "latchkey", "-p", name]);
+    succeed(cargo.args(["--test", "it", "--bin", name]).current_dir(repository()));
+    crate::support::latchkey().with_file_name(name)
 }
 
 /// A running service; it is ended when it is dropped.
