@@ -25,8 +25,10 @@ async function decide(question) {
   for (let tries = 0; tries < 2; tries++) {
     try {
       const answer = await fetch(AUTHORIZE, ask);
-      if (answer.status === 200) return await answer.json();
-      why = `it says ${answer.status}, ${await answer.text()}`;
+      const text = await answer.text();
+      const decision = answer.status === 200 && JSON.parse(text);
+      if (decision?.httpStatus) return decision;
+      why = `it says ${answer.status}, ${text}`;
       if (answer.status !== 503) break;
     } catch (error) {
       why = error;

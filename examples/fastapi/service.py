@@ -40,12 +40,12 @@ async def decide(question: dict) -> dict:
             for _ in range(2):
                 with suppress(httpx.TransportError):
                     answer = await latchkey.post("/v1/authorize", json=question)
-                    if answer.status_code == 200:
+                    if answer.status_code == 200 and "httpStatus" in answer.json():
                         return answer.json()
                     why = f"it says {answer.status_code}, {answer.text}"
                     if answer.status_code != 503:
                         break
-    except (TimeoutError, ValueError) as error:
+    except (TimeoutError, ValueError, TypeError) as error:
         why = repr(error)
     logging.warning("latchkey does not decide: %s", why)
     raise HTTPException(503)

@@ -91,7 +91,10 @@ func ask(ctx context.Context, body []byte) (*decision, bool, error) {
 		return nil, unavailable, fmt.Errorf("it says %d, %s", answer.StatusCode, text)
 	}
 	decided := new(decision)
-	return decided, false, json.Unmarshal(text, decided)
+	if err := json.Unmarshal(text, decided); err != nil || decided.HTTPStatus == 0 {
+		return nil, false, fmt.Errorf("it says %.100q, which is no decision", text)
+	}
+	return decided, false, nil
 }
 
 // keyOf finds the one key of a request. None is an empty one, and two are none that latchkey knows: it is left to say so.

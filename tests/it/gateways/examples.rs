@@ -181,7 +181,7 @@ async fn opens(service: &Service, key: &str) {
 }
 
 async fn asks_once_more_when_latchkey_is_unavailable(example: Example) {
-    use Instead::{Broken, Nonsense, Unavailable};
+    use Instead::{Broken, Empty, Nonsense, Unavailable};
     let server = Server::start_dev().await;
     let front = Front::start(example.asks(&server)).await;
     let service = Service::start(example, front.address, None).await;
@@ -193,6 +193,7 @@ async fn asks_once_more_when_latchkey_is_unavailable(example: Example) {
         (&[Broken], 503, 1),
         (&[Unavailable, Broken], 503, 2),
         (&[Nonsense], 503, 1),
+        (&[Empty], 503, 1),
     ] {
         front.answer_next(instead);
         front.asked();

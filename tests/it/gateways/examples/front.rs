@@ -21,8 +21,10 @@ pub(super) enum Instead {
     Unavailable,
     /// 500, or INTERNAL.
     Broken,
-    /// A 200 that holds no decision.
+    /// A 200 that is none of latchkey's.
     Nonsense,
+    /// The same in JSON.
+    Empty,
 }
 
 /// What is in front.
@@ -108,7 +110,7 @@ impl Instead {
         let (http, grpc) = match self {
             Self::Unavailable => (503, 14),
             Self::Broken => (500, 13),
-            Self::Nonsense => (200, 0),
+            Self::Nonsense | Self::Empty => (200, 0),
         };
         let answer = Response::builder();
         let answer = if is_grpc {
@@ -116,6 +118,11 @@ impl Instead {
         } else {
             answer.status(http)
         };
-        answer.body(if is_grpc { "" } else { "out of order" }).unwrap()
+        let body = match self {
+            _ if is_grpc => "",
+            Self::Empty => "{}",
+            Self::Unavailable | Self::Broken | Self::Nonsense => "out of order",
+        };
+        answer.body(body).unwrap()
     }
 }
