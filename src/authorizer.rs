@@ -72,7 +72,8 @@ pub enum Required<'a> {
 struct Needed {
     /// `None` means that any valid key will do.
     scope: Option<Arc<Expression>>,
-    environment: Option<Environment>,
+    /// Of the question and of the rule; the key must be of both.
+    environments: [Option<Environment>; 2],
     cost: Option<u32>,
     /// Where a rule said so: its name, and whether it is only observed.
     rule: Option<(Arc<str>, bool)>,
@@ -153,6 +154,8 @@ impl Authorizer {
                 };
                 match view.find(&digest) {
                     Found::Key(key) => {
+                        let facts = key.facts();
+                        let mut environments = needed.environments.into_iter().flatten();
                         let requirement = needed
                             .scope
                             .as_deref()
@@ -160,9 +163,9 @@ impl Authorizer {
                         let ask = Ask {
                             requirement,
                             client_address: question.client_address,
-                            environment: needed.environment,
+                            environment: environments.find(|wanted| *wanted != facts.environment),
                         };
-                        let verdict = decide(&key.facts(), &ask, now);
+                        let verdict = decide(&facts, &ask, now);
                         Ok(decided(verdict, Some(key.identity()), needed, view))
                     }
                     Found::Absent => Ok(decided(Err(Denial::UnknownKey), None, needed, view)),
@@ -217,8 +220,8 @@ fn is_reached(wanted: Position, view: &View<'_>) -> Result<bool, Error> {
 /// What the request needs; or the decision, where that does not depend on a key.
 fn needed(question: &Question<'_>, view: &View<'_>) -> Result<Result<Needed, Decision>, Error> {
     let of_question = |scope| {
-        let (environment, cost) = (question.environment, question.cost);
-        Ok(Ok(Needed { scope, environment, cost, rule: None }))
+        let (environments, cost) = ([question.environment, None], question.cost);
+        Ok(Ok(Needed { scope, environments, cost, rule: None }))
     };
     let target = match question.required {
         Required::Scope(text) => {
@@ -238,7 +241,7 @@ fn needed(question: &Question<'_>, view: &View<'_>) -> Result<Result<Needed, Dec
             };
             return Ok(Ok(Needed {
                 scope,
-                environment: question.environment.or(route.environment),
+                environments: [question.environment, route.environment],
                 cost: question.cost.or(route.cost),
                 rule: Some((Arc::clone(&route.name), route.is_observed)),
             }));
@@ -264,7 +267,7 @@ fn decided(
     needed: Needed,
     view: &View<'_>,
 ) -> Looked {
-    let Needed { scope, environment: _, cost, rule } = needed;
+    let Needed { scope, environments: _, cost, rule } = needed;
     let cost = cost.unwrap_or_else(|| scope.as_ref().map_or(0, |scope| scope.cost));
     let is_live = identity.as_ref().is_some_and(|it| it.environment == Environment::Live);
     let denial = verdict.err();

@@ -15,6 +15,7 @@ use crate::grpc::status;
 use crate::key::parse_cidr;
 use crate::policy::COST_MAX;
 use crate::scope::ScopePattern;
+use crate::token;
 
 const AUTHORIZATION: &str = "authorization";
 const CREDENTIAL_HEADERS_MAX: usize = 8;
@@ -94,6 +95,25 @@ impl CredentialHeaders {
             }
         }
         (Credential::from_headers(authorization, bare), found)
+    }
+}
+
+/// What is hidden from the upstream.
+#[derive(Debug, Clone, Copy)]
+pub struct Secret<'a> {
+    /// The header in which the key was found.
+    pub found: Option<&'a str>,
+    /// All that can hold one.
+    pub headers: &'a CredentialHeaders,
+}
+
+impl Secret<'_> {
+    /// Whether this header holds a key, and not a credential that is meant for the upstream. For where none was looked
+    /// for.
+    #[must_use]
+    pub fn is_in(&self, name: &[u8], value: &[u8]) -> bool {
+        let (credential, _) = self.headers.find([(name, value)]);
+        matches!(credential, Credential::Token(token) if token::parse(token).is_ok())
     }
 }
 

@@ -19,7 +19,7 @@ use super::{Callers, credential};
 use crate::authorizer::{Authorizer, Question, Required};
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
-use crate::gateway::{Gateway, Refusal};
+use crate::gateway::{Gateway, Refusal, Secret};
 use crate::metrics::{Lookup, Outcome};
 use crate::proto::check::CheckRequest;
 use crate::serve::Peer;
@@ -114,8 +114,9 @@ impl Parts {
         };
         let decision = self.authorizer.authorize_noting(&question, lookup).await?;
         let realm = asked.realm.unwrap_or(&self.gateway.realm);
-        let hidden = found.filter(|_| !self.gateway.forwards_credential);
-        let response = convert::answer::decided(check, &decision, realm, hidden)?;
+        let secret = Secret { found, headers: &self.gateway.credential_headers };
+        let secret = Some(secret).filter(|_| !self.gateway.forwards_credential);
+        let response = convert::answer::decided(check, &decision, realm, secret)?;
         Ok((decision, response))
     }
 }

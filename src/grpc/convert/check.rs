@@ -148,12 +148,20 @@ pub(in crate::grpc) struct Called {
 }
 
 /// What Envoy's filter found in the body. Nothing, unless it says that it is one message of the Model Context Protocol and
-/// of which method; nor when a tool is called and it does not say which.
+/// of which method; nor when a tool is called and it does not say which. Nor when it did not read to the end, or found
+/// something wrong: it lets such a body pass, and tells what it had seen until then.
 pub(in crate::grpc) fn mcp(check: &CheckRequest<'_>) -> Option<Called> {
     let mut found = check.filter_metadata.iter().filter(|(name, _)| *name == MCP_FILTER);
     let (Some((_, told)), None) = (found.next(), found.next()) else { return None };
     let mut told = Struct::decode(*told).ok()?;
     let mut take = |name| told.fields.remove(name).and_then(|value| value.kind);
+    let is_read = match take("status") {
+        Some(Kind::StringValue(status)) => status == "mcp_ok",
+        status => status.is_none(),
+    };
+    if !is_read || take("passthrough_reason").is_some() || take("is_exceeding_limit").is_some() {
+        return None;
+    }
     let (Some(Kind::BoolValue(true)), Some(Kind::StringValue(method))) =
         (take("is_mcp_request"), take("method"))
     else {

@@ -7,10 +7,10 @@ use tonic::Code;
 use super::{headers, is_grpc};
 use crate::decision::{Decision, Identity};
 use crate::error::{Error, Reason};
-use crate::gateway::{IDENTITY_HEADERS, Refusal, identity_headers, problem};
+use crate::gateway::{IDENTITY_HEADERS, Refusal, Secret, identity_headers, problem};
 use crate::grpc::message::PREFIX_BYTES;
 use crate::metrics::Outcome;
-use crate::proto::check::CheckRequest;
+use crate::proto::check::{CheckRequest, Pair};
 use crate::proto::wire::Writer;
 
 /// What an answer usually takes.
@@ -48,12 +48,12 @@ mod number {
 /// `HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`.
 const OVERWRITE_OR_ADD: u64 = 2;
 
-/// Of a decision. `hidden` is the header that the upstream is not to see.
+/// Of a decision. `secret` is what the upstream is not to see.
 pub(in crate::grpc) fn decided(
     check: &CheckRequest<'_>,
     decision: &Decision,
     realm: &str,
-    hidden: Option<&str>,
+    secret: Option<Secret<'_>>,
 ) -> Result<Bytes, Error> {
     if let Some(denial) = decision.denial {
         let refusal = Refusal::denied(decision, denial, realm);
@@ -63,9 +63,12 @@ pub(in crate::grpc) fn decided(
     if decision.identity.is_none() && decision.rule.is_none() {
         return Err(Error::new(Reason::Internal, "internal error"));
     }
-    let identity = decision.identity.as_ref().filter(|_| decision.observed.is_none());
+    // What a rule only observes passes as if it were not there: nobody's, and with what may be meant for somebody else.
+    let is_enforced = decision.observed.is_none();
+    let identity = decision.identity.as_ref().filter(|_| is_enforced);
+    let secret = secret.filter(|_| is_enforced);
     Ok(answer(Code::Ok, |writer| {
-        writer.message(number::OK, |ok| pass(ok, check, identity, decision.billable, hidden));
+        writer.message(number::OK, |ok| pass(ok, check, identity, decision.billable, secret));
         writer.message(number::METADATA, |told| metadata(told, decision));
     }))
 }
@@ -102,7 +105,7 @@ fn pass(
     check: &CheckRequest<'_>,
     identity: Option<&Identity>,
     billable: bool,
-    hidden: Option<&str>,
+    secret: Option<Secret<'_>>,
 ) {
     for (name, _) in headers(check).filter(|(name, _)| is_alike(name)) {
         ok.text(number::HEADERS_TO_REMOVE, &String::from_utf8_lossy(name));
@@ -110,6 +113,10 @@ fn pass(
     let Some(identity) = identity else {
         for name in IDENTITY_HEADERS {
             ok.text(number::HEADERS_TO_REMOVE, name);
+        }
+        let is_secret = |(name, value): &Pair<'_>| secret.is_some_and(|it| it.is_in(name, value));
+        for (name, _) in headers(check).filter(is_secret) {
+            ok.text(number::HEADERS_TO_REMOVE, &String::from_utf8_lossy(name));
         }
         return;
     };
@@ -121,7 +128,7 @@ fn pass(
             header(ok, name, &value);
         }
     }
-    if let Some(name) = hidden {
+    if let Some(name) = secret.and_then(|secret| secret.found) {
         ok.text(number::HEADERS_TO_REMOVE, name);
     }
 }

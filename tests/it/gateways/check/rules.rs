@@ -8,7 +8,7 @@ use latchkey::proto::vendored::envoy::config::core::v3::Metadata;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
-use super::{Ask, Gateway, ask, rules};
+use super::{Ask, Gateway, IDENTITY, UNKNOWN, ask, rules};
 use crate::support::Server;
 
 fn rule(name: &str, path: &str, requirement: Requirement) -> Rule {
@@ -71,11 +71,59 @@ async fn a_rule_says_what_a_request_needs() {
         assert_eq!((answer.status, answer.told_text("reason")), (403, reason), "{answer:?}");
         assert_eq!(answer.told_text("rule"), rule);
     }
-    // What nobody needs a key for is nobody's.
-    for ask in [of("GET", "/health"), of("GET", "/health").header("x-latchkey-plan", "pro")] {
+}
+
+#[tokio::test]
+async fn what_nobody_needs_a_key_for_is_nobodys_and_keys_are_not_passed_on() {
+    let server = Server::start_dev().await;
+    rules(&server, vec![rule("open", "/health", Requirement::Public(true))]).await;
+    let mut gateway = Gateway::of(&server).await;
+    let live = server.live_key();
+    let health = || ask().target("GET", "api.example.com", "/health");
+    for (ask, hidden) in [
+        (health(), &[][..]),
+        (health().header("x-latchkey-plan", "pro"), &[]),
+        (health().key(&live), &["authorization"]),
+        (health().raw("x-api-key", live.as_bytes()), &["x-api-key"]),
+        (health().key(UNKNOWN).header("x-api-key", &live), &["authorization", "x-api-key"]),
+        // What is no key may be meant for the service behind.
+        (health().header("authorization", "Basic eDp4"), &[]),
+        (health().header("authorization", "Bearer x").header("x-api-key", "x"), &[]),
+        (health().header("x-token", &live), &[]),
+    ] {
         let public = gateway.ask(ask).await;
         public.assert_nobodys();
-        assert_eq!((public.removed.len(), public.told_text("rule")), (6, "open"));
+        let removed = public.removed.iter().map(String::as_str);
+        let mut others: Vec<_> = removed.filter(|name| !IDENTITY.contains(name)).collect();
+        others.sort();
+        assert_eq!((&others[..], public.told_text("rule")), (hidden, "open"));
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_and_the_rule_may_each_name_an_environment() {
+    let server = Server::start_dev().await;
+    let of_test = Rule {
+        required_environment: Environment::Test.into(),
+        ..rule("sandbox", "/sandbox", scope("memory:read"))
+    };
+    rules(&server, vec![of_test, rule("any", "/any", scope("memory:read"))]).await;
+    let mut gateway = Gateway::of(&server).await;
+    let (live, test) = (server.live_key(), server.test_key());
+    for (path, environment, live_status, test_status) in [
+        ("/any", "live", 200, 403),
+        ("/any", "test", 403, 200),
+        ("/sandbox", "live", 403, 403),
+        ("/sandbox", "test", 403, 200),
+    ] {
+        let asked = ask().target("GET", "a", path).extension("required_environment", environment);
+        for (key, status) in [(&live, live_status), (&test, test_status)] {
+            let answer = gateway.ask(asked.clone().key(key)).await;
+            assert_eq!(answer.status, status, "{path} {environment}: {answer:?}");
+            if status == 403 {
+                assert_eq!(answer.told_text("reason"), "WRONG_ENVIRONMENT");
+            }
+        }
     }
 }
 
@@ -162,6 +210,10 @@ async fn a_rule_goes_by_the_tool_that_is_called() {
     let other = gateway.ask(mcp(at("/mcp"), [is_mcp(true), call(), tool(text("x"))])).await;
     assert_eq!(other.told_text("rule"), "rest");
 
+    let whole = [is_mcp(true), call(), tool(text("memory_recall"))].into_iter();
+    let fine =
+        gateway.ask(mcp(at("/mcp"), whole.clone().chain([("status", text("mcp_ok"))]))).await;
+    assert_eq!((fine.status, fine.told_text("rule")), (200, "recall"));
     let params = ("params", text("memory_recall"));
     for ask in [
         at("/mcp"),
@@ -174,6 +226,10 @@ async fn a_rule_goes_by_the_tool_that_is_called() {
         mcp(at("/mcp"), [is_mcp(true), call()]),
         mcp(at("/mcp"), [is_mcp(true), call(), params]),
         mcp(at("/mcp"), [is_mcp(true), call(), tool(Kind::BoolValue(true))]),
+        // Envoy lets pass what it did not read to the end, and what it found wrong.
+        mcp(at("/mcp"), whole.clone().chain([("passthrough_reason", text("mcp_duplicate_keys"))])),
+        mcp(at("/mcp"), whole.clone().chain([("is_exceeding_limit", Kind::BoolValue(true))])),
+        mcp(at("/mcp"), whole.clone().chain([("status", text("mcp_parse_error"))])),
     ] {
         let answer = gateway.ask(ask).await;
         assert_eq!((answer.status, answer.told_text("reason")), (403, "ROUTE_DENIED"));
