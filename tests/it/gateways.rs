@@ -2,22 +2,28 @@
 
 mod check;
 mod command_line;
+mod envoy;
 mod examples;
 mod forms;
 pub(crate) mod forward_auth;
 mod hypermemory;
-mod proxies;
+pub(crate) mod proxies;
 mod rules;
 mod services;
 
-use crate::support::Server;
+use crate::support::{Builder, Server};
 
 /// A development server whose policy has these rules, and which trusts this machine's proxies.
 async fn with_rules(rules: &str) -> Server {
-    let builder = Server::build().dev();
-    let path = builder.folder().join("policy.toml");
     let policy = latchkey::policy::Policy::default().to_toml();
-    std::fs::write(&path, format!("{policy}\n{rules}")).unwrap();
+    with_policy(Server::build(), &format!("{policy}\n{rules}")).await
+}
+
+/// The same with this policy, if the store is new.
+async fn with_policy(builder: Builder, policy: &str) -> Server {
+    let builder = builder.dev();
+    let path = builder.folder().join("policy.toml");
+    std::fs::write(&path, policy).unwrap();
     builder
         .environment("LATCHKEY__POLICY__FILE", &path.display().to_string())
         .environment("LATCHKEY__GATEWAY__TRUSTED_PROXIES", "127.0.0.1")

@@ -24,7 +24,7 @@ pub(crate) use dice::Dice;
 pub(crate) use disk::{Disk, Disturbance, Does, Survivors};
 pub(crate) use echo::{Echo, Received, plain};
 pub(crate) use faulty::{Fault, FaultyStore};
-pub(crate) use server::{Server, eventually};
+pub(crate) use server::{Builder, Server, eventually};
 
 /// The program under test.
 pub(crate) fn latchkey() -> &'static Path {

@@ -10,10 +10,14 @@ use std::time::Duration;
 use crate::support::{Folder, eventually, tools_path};
 
 const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// Names of files, in the program's own folder.
+const PRINTED: &str = "printed";
+const LOG: &str = "log";
 const LOADED_HOST: &str = "loaded.example.com";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Program {
+pub(crate) enum Program {
+    Envoy,
     Nginx,
     Haproxy,
     Caddy,
@@ -22,20 +26,20 @@ pub(super) enum Program {
 
 /// The files that are to be copied, and where they go below the program's own folder.
 #[derive(Debug, Clone)]
-pub(super) struct Example {
-    pub(super) program: Program,
-    pub(super) files: Vec<File>,
+pub(crate) struct Example {
+    pub(crate) program: Program,
+    pub(crate) files: Vec<File>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct File {
-    pub(super) name: &'static str,
-    pub(super) text: String,
+pub(crate) struct File {
+    pub(crate) name: &'static str,
+    pub(crate) text: String,
 }
 
 impl Example {
     /// The first file is the one that the others go with.
-    pub(super) fn read(program: Program, names: &[&'static str]) -> Self {
+    pub(crate) fn read(program: Program, names: &[&'static str]) -> Self {
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(program.name());
         let files = names.iter().map(|name| {
             let text = std::fs::read_to_string(deploy.join(name)).unwrap();
@@ -44,8 +48,17 @@ impl Example {
         Self { program, files: files.collect() }
     }
 
+    /// The same with that in the place of this, which has to be there.
+    pub(crate) fn with(mut self, this: &str, that: &str) -> Self {
+        assert!(self.files.iter().any(|file| file.text.contains(this)), "no {this}");
+        for file in &mut self.files {
+            file.text = file.text.replace(this, that);
+        }
+        self
+    }
+
     /// Every line that says that it is there for security, and the example without it.
-    pub(super) fn without_each_security_line(&self) -> Vec<(String, Self)> {
+    pub(crate) fn without_each_security_line(&self) -> Vec<(String, Self)> {
         let mut without = Vec::new();
         for (at, file) in self.files.iter().enumerate() {
             let lines: Vec<_> = file.text.lines().collect();
@@ -66,6 +79,7 @@ impl Example {
 impl Program {
     fn name(self) -> &'static str {
         match self {
+            Self::Envoy => "envoy",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Caddy => "caddy",
@@ -93,7 +107,7 @@ impl Program {
                      underscores_in_headers on;\n  ignore_invalid_headers off;\n  include {main};\n}}\n"
                 ),
             )),
-            Self::Haproxy => None,
+            Self::Envoy | Self::Haproxy => None,
             // Answers once the folder's files are in force, which they are together: see `is_up`.
             Self::Traefik => Some((
                 "dynamic/loaded.yaml",
@@ -112,7 +126,9 @@ impl Program {
     /// Whether it serves what it was given. Traefik listens before it has read the folder, and finds nothing until then.
     fn is_up(self, address: SocketAddr) -> bool {
         match self {
-            Self::Nginx | Self::Haproxy | Self::Caddy => TcpStream::connect(address).is_ok(),
+            Self::Envoy | Self::Nginx | Self::Haproxy | Self::Caddy => {
+                TcpStream::connect(address).is_ok()
+            }
             Self::Traefik => status(address, LOADED_HOST).is_ok_and(|status| status == "418"),
         }
     }
@@ -120,6 +136,10 @@ impl Program {
     fn command(self, folder: &Path, main: &str) -> Command {
         let mut command = Command::new(self.name());
         match self {
+            Self::Envoy => {
+                command.args(["-c", main, "-l", "warn", "--concurrency", "1"]);
+                command.args(["--disable-hot-restart", "--file-flush-interval-msec", "20"]);
+            }
             Self::Nginx => {
                 command.arg("-p").arg(folder).args(["-e", "stderr", "-c", "nginx.conf"]);
             }
@@ -140,24 +160,26 @@ impl Program {
 }
 
 /// A running proxy; it is ended when it is dropped.
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     program: Program,
     child: Child,
     folder: Folder,
     address: SocketAddr,
+    administration: SocketAddr,
 }
 
 impl Proxy {
-    /// Starts it; the error is what it says when it refuses to.
-    pub(super) async fn start(
+    /// Starts it before these servers, each by the port that the example has for it; the error is what it says when it
+    /// refuses to start.
+    pub(crate) async fn start(
         example: &Example,
-        latchkey: SocketAddr,
-        upstream: SocketAddr,
+        servers: &[(&str, SocketAddr)],
     ) -> Result<Self, String> {
         let folder = Folder::new();
-        let address = free_address();
-        let ports =
-            [("8080", latchkey.port()), ("3000", upstream.port()), ("8000", address.port())];
+        let (address, administration) = (free_address(), free_address());
+        let own = [("8000", address), ("9901", administration)];
+        let ports: Vec<_> =
+            servers.iter().chain(&own).map(|(shipped, to)| (*shipped, to.port())).collect();
         let main = example.files[0].name;
         for File { name, text } in &example.files {
             let to = folder.path().join(example.program.folder_of(name)).join(name);
@@ -167,14 +189,14 @@ impl Proxy {
         if let Some((name, text)) = example.program.surroundings(main) {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let file = |name| std::fs::File::create(folder.path().join(name)).unwrap();
         let mut command = example.program.command(folder.path(), main);
-        let spawned =
-            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        command.stdin(Stdio::null()).stdout(file(PRINTED)).stderr(file(LOG));
+        let spawned = command.spawn();
         let child = spawned.unwrap_or_else(|error| {
             panic!("{} cannot be started ({error}): ./check installs it", example.program.name())
         });
-        let mut proxy = Self { program: example.program, child, folder, address };
+        let mut proxy = Self { program: example.program, child, folder, address, administration };
         let is_up = eventually(START_TIME_MAX, "the proxy listens", || {
             if proxy.child.try_wait().unwrap().is_some() {
                 return Some(false);
@@ -184,23 +206,43 @@ impl Proxy {
         if is_up.await { Ok(proxy) } else { Err(proxy.log()) }
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn program(&self) -> Program {
+        self.program
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Where Envoy tells about itself.
+    pub(crate) fn administration(&self) -> SocketAddr {
+        self.administration
+    }
+
+    /// Its own folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it has written to stdout; for Envoy, the access log.
+    pub(crate) fn printed(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join(PRINTED)).unwrap_or_default()
+    }
+
     /// Whether it takes `//` and `/../` out of a path before it asks about it.
-    pub(super) fn cleans_paths(&self) -> bool {
-        self.program == Program::Traefik
+    pub(crate) fn cleans_paths(&self) -> bool {
+        matches!(self.program, Program::Envoy | Program::Traefik)
     }
 
     /// The status, and when to try again. Traefik tells its clients nothing else.
-    pub(super) fn says_when_undecided(&self) -> (u16, &'static str) {
+    pub(crate) fn says_when_undecided(&self) -> (u16, &'static str) {
         if self.program == Program::Traefik { (500, "") } else { (503, "1") }
     }
 
     /// What it has said.
-    pub(super) fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
+        log + &self.printed()
     }
 }
 

@@ -1,5 +1,9 @@
 //! The requests that every proxy is sent, good ones and attacks.
 
+use std::borrow::Cow;
+
+use super::envoy::{call, mcp, sandbox};
+use super::program::Program;
 use super::stage::{By, Keys};
 use crate::gateways::forward_auth::UNKNOWN;
 
@@ -19,14 +23,24 @@ pub(super) enum Expected {
     StoppedOrCleaned,
 }
 
+/// Where a request has to get to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upstream {
+    Production,
+    Sandbox,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) method: &'static str,
     pub(super) target: String,
     host: &'static str,
     headers: Vec<String>,
-    pub(super) body: &'static str,
+    pub(super) body: Cow<'static, str>,
     is_chunked: bool,
+    pub(super) upstream: Upstream,
+    /// Whether it counts nothing, whoever asks.
+    pub(super) is_free: bool,
     pub(super) expected: Expected,
 }
 
@@ -37,8 +51,10 @@ impl Request {
             target: target.to_owned(),
             host: "api.example.com",
             headers: Vec::new(),
-            body: "",
+            body: Cow::Borrowed(""),
             is_chunked: false,
+            upstream: Upstream::Production,
+            is_free: false,
             expected: Expected::Passed,
         }
     }
@@ -47,12 +63,20 @@ impl Request {
         Self::of("GET", target)
     }
 
+    /// One that a key that may read may ask, as far as this example is concerned.
+    pub(super) fn plain(by: By) -> Self {
+        match by {
+            By::Mcp => Self::mcp(&call("memory_recall")),
+            By::Scopes | By::Rules | By::Sandbox => Self::get("/items/7"),
+        }
+    }
+
     pub(super) fn key(self, token: &str) -> Self {
         self.header(&format!("authorization: Bearer {token}"))
     }
 
     /// As it goes over the wire.
-    fn header(mut self, line: &str) -> Self {
+    pub(super) fn header(mut self, line: &str) -> Self {
         self.headers.push(line.to_owned());
         self
     }
@@ -61,19 +85,31 @@ impl Request {
         Self { host, ..self }
     }
 
-    pub(super) fn body(self, body: &'static str) -> Self {
-        Self { body, ..self }
+    pub(super) fn body(self, body: impl Into<Cow<'static, str>>) -> Self {
+        Self { body: body.into(), ..self }
     }
 
-    fn in_chunks(self) -> Self {
+    pub(super) fn in_chunks(self) -> Self {
         Self { is_chunked: true, ..self }
+    }
+
+    pub(super) fn at(self, target: &str) -> Self {
+        Self { target: target.to_owned(), ..self }
+    }
+
+    pub(super) fn free(self) -> Self {
+        Self { is_free: true, ..self }
+    }
+
+    pub(super) fn sandboxed(self) -> Self {
+        Self { upstream: Upstream::Sandbox, ..self }
     }
 
     pub(super) fn refused(self, status: u16) -> Self {
         Self { expected: Expected::Refused(status), ..self }
     }
 
-    fn stopped(self) -> Self {
+    pub(super) fn stopped(self) -> Self {
         Self { expected: Expected::Stopped, ..self }
     }
 
@@ -81,12 +117,20 @@ impl Request {
         Self { expected: Expected::StoppedOrCleaned, ..self }
     }
 
-    fn passed_or_stopped(self) -> Self {
+    pub(super) fn passed_or_stopped(self) -> Self {
         Self { expected: Expected::PassedOrStopped, ..self }
     }
 
+    /// The same, where this proxy has a way of its own: Envoy turns away names with `_`.
+    pub(super) fn before(self, program: Program) -> Self {
+        let has_underscore =
+            |header: &String| header.split(':').next().is_some_and(|name| name.contains('_'));
+        let is_turned_away = program == Program::Envoy && self.headers.iter().any(has_underscore);
+        if is_turned_away { self.stopped() } else { self }
+    }
+
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let Self { method, target, host, headers, body, is_chunked, expected: _ } = self;
+        let Self { method, target, host, headers, body, is_chunked, .. } = self;
         let mut head = vec![format!("{method} {target} HTTP/1.1"), format!("Host: {host}")];
         head.extend(headers.iter().cloned());
         // Only one header of this name, so that a request may bring its own.
@@ -101,7 +145,7 @@ impl Request {
             (false, 0) => String::new(),
             (false, length) => {
                 head.push(format!("Content-Length: {length}"));
-                (*body).to_owned()
+                body.clone().into_owned()
             }
         };
         format!("{}\r\n\r\n{body}", head.join("\r\n")).into_bytes()
@@ -119,9 +163,14 @@ impl Request {
 
 /// All of them.
 pub(super) fn requests(by: By, keys: &Keys) -> Vec<Request> {
+    match by {
+        By::Mcp => return [mcp(keys), spoofing(by, keys)].concat(),
+        By::Sandbox => return [sandbox(keys), spoofing(by, keys)].concat(),
+        By::Scopes | By::Rules => {}
+    }
     let mut all = honest(keys);
     all.extend(without_a_right(keys));
-    all.extend(spoofing(keys));
+    all.extend(spoofing(by, keys));
     all.extend(forwarded(keys));
     all.extend(ambiguous(keys));
     all.extend(addresses(keys));
@@ -131,13 +180,14 @@ pub(super) fn requests(by: By, keys: &Keys) -> Vec<Request> {
     all
 }
 
-pub(super) fn while_latchkey_is_away(Keys { reader, .. }: &Keys) -> Vec<Request> {
-    vec![
-        Request::get("/items/7").key(reader).refused(503),
-        Request::get("/items/7").refused(503),
-        Request::of("POST", "/items/7").key(reader).body("x").refused(503),
-        Request::of("HEAD", "/items/7").key(reader).refused(503),
-    ]
+pub(super) fn while_latchkey_is_away(by: By, Keys { reader, .. }: &Keys) -> Vec<Request> {
+    let plain = Request::plain(by);
+    let mut all = vec![plain.clone().key(reader).refused(503), plain.refused(503)];
+    if matches!(by, By::Scopes | By::Rules) {
+        all.push(Request::of("POST", "/items/7").key(reader).body("x").refused(503));
+        all.push(Request::of("HEAD", "/items/7").key(reader).refused(503));
+    }
+    all
 }
 
 fn honest(Keys { reader, admin, .. }: &Keys) -> Vec<Request> {
@@ -179,13 +229,14 @@ fn without_a_right(Keys { reader, .. }: &Keys) -> Vec<Request> {
 }
 
 /// A client that says who it is.
-fn spoofing(Keys { reader, .. }: &Keys) -> Vec<Request> {
+fn spoofing(by: By, Keys { reader, .. }: &Keys) -> Vec<Request> {
+    let plain = || Request::plain(by);
     let names = ["Account-Id", "Key-Id", "Environment", "Scopes", "Plan", "Billable"];
     let spelled = |spell: fn(&str) -> String| {
         let spoof = |request: Request, name: &&str| {
             request.header(&format!("{}: evil", spell(&format!("X-Latchkey-{name}"))))
         };
-        names.iter().fold(Request::get("/items/7"), spoof)
+        names.iter().fold(plain(), spoof)
     };
     let spellings: [fn(&str) -> String; 9] = [
         str::to_owned,
@@ -208,7 +259,10 @@ fn spoofing(Keys { reader, .. }: &Keys) -> Vec<Request> {
         ["X-Latchkey-Account-Id, X-Latchkey-Scopes", "X-Forwarded-Uri, Host", "Authorization"]
     {
         let connection = format!("Connection: close, {taken}");
-        all.push(Request::get("/items/7").header(&connection).key(reader).passed_or_stopped());
+        all.push(plain().header(&connection).key(reader).passed_or_stopped());
+    }
+    for header in ["X-Forwarded-For: 192.0.2.7", "X-Original-Url: /", "X-Rewrite-Url: /"] {
+        all.push(plain().header(header).key(reader));
     }
     all
 }

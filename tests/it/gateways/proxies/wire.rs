@@ -14,7 +14,7 @@ use crate::gateways::forward_auth::Answer;
 pub(super) const CLIENT: &str = "127.0.0.2";
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Sends one request on a connection of its own and reads to the end. Names of headers come in lower case; a header
+/// Sends one request on a connection of its own and reads the answer, to the end unless it says its length. Names of headers come in lower case; a header
 /// that comes twice is joined by `, `.
 pub(super) async fn send(to: SocketAddr, request: &[u8]) -> Result<Answer, String> {
     let exchange = async {
@@ -23,14 +23,28 @@ pub(super) async fn send(to: SocketAddr, request: &[u8]) -> Result<Answer, Strin
         let mut stream = socket.connect(to).await?;
         stream.write_all(request).await?;
         let mut read = Vec::new();
-        // A proxy that refuses may close before it has read everything.
-        let ended = stream.read_to_end(&mut read).await;
-        if read.is_empty() { ended.map(|_| read) } else { Ok(read) }
+        loop {
+            match stream.read_buf(&mut read).await {
+                Ok(0) => return Ok(read),
+                Ok(_) if is_whole(&read) => return Ok(read),
+                Ok(_) => {}
+                // A proxy that refuses may close before it has read everything.
+                Err(error) => return if read.is_empty() { Err(error) } else { Ok(read) },
+            }
+        }
     };
     let read = tokio::time::timeout(ANSWER_TIME_MAX, exchange).await;
     let read = read.map_err(|_| "no answer in time".to_owned())?;
     let read = read.map_err(|error| error.to_string())?;
     parse(&String::from_utf8_lossy(&read)).ok_or_else(|| "no answer".to_owned())
+}
+
+/// Whether the body is as long as the head says: some proxies leave the connection open for a while after a refusal.
+fn is_whole(read: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(read);
+    let Some(answer) = parse(&text) else { return false };
+    let length = answer.headers.get("content-length").and_then(|length| length.parse().ok());
+    length.is_some_and(|length: usize| answer.body.len() >= length)
 }
 
 fn parse(text: &str) -> Option<Answer> {
@@ -93,6 +107,8 @@ impl Drop for Line {
 async fn pass(mut from: TcpStream, target: SocketAddr, mut is_cut: watch::Receiver<bool>) {
     let passed = async {
         let mut to = TcpStream::connect(target).await?;
+        from.set_nodelay(true)?;
+        to.set_nodelay(true)?;
         copy_bidirectional(&mut from, &mut to).await
     };
     tokio::select! {
