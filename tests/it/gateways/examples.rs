@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use latchkey::proto::v1::{CreateKeyRequest, Environment, Restrictions};
-use rustix::process::Signal;
 
 use self::front::{Front, Instead};
 use self::service::{Example, Service};
@@ -162,9 +161,9 @@ async fn is_closed_while_latchkey_does_not_answer(example: Example) {
     let key = make_key(&server, &root, "acme").await.unwrap().token;
     assert_eq!(status(&service, &key), 200);
 
-    server.signal(Signal::STOP);
+    server.pause().await;
     assert_eq!(status(&service, &key), 503, "it hangs");
-    server.signal(Signal::CONT);
+    server.resume();
     opens(&service, &key).await;
 
     let (grpc, http) = (server.grpc().to_string(), server.http().to_string());

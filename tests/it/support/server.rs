@@ -125,6 +125,23 @@ impl Server {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops it where it is: it takes connections still, and says nothing. A signal alone would be seen some time later.
+    pub(crate) async fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let threads = format!("/proc/{}/task", self.process_id());
+        let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(thread.unwrap().path().join("status"));
+            status.is_ok_and(|status| status.contains("State:\tT"))
+        };
+        let all_are = || std::fs::read_dir(&threads).unwrap().all(is_stopped).then_some(());
+        eventually(Duration::from_secs(5), "the server stops", all_are).await;
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
     /// Whether it has ended, and how.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()

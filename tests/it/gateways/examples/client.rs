@@ -78,10 +78,10 @@ async fn the_python_client_is_closed_while_latchkey_is_down() {
     let mut client = Client::start(server.grpc(), "memory:read", None);
     assert!(client.ask(&key).starts_with("200 acme key_"));
     let address = server.grpc().to_string();
-    server.signal(rustix::process::Signal::STOP);
+    server.pause().await;
     let hung = client.ask(&key);
     assert!(hung.starts_with("503 DEADLINE_EXCEEDED"), "{hung}");
-    server.signal(rustix::process::Signal::CONT);
+    server.resume();
     server.kill().await;
     let down = client.ask(&key);
     assert!(down.starts_with("503 UNAVAILABLE"), "{down}");

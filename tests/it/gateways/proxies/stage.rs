@@ -4,7 +4,6 @@ use std::path::Path;
 
 use latchkey::policy::Policy;
 use latchkey::proto::v1::{CreateKeyRequest, Environment, Restrictions};
-use rustix::process::Signal;
 
 use super::program::{Example, Program, Proxy};
 use super::requests::{Expected, Request, Upstream, requests, while_latchkey_is_away};
@@ -151,9 +150,9 @@ impl Stage {
     /// The same while latchkey takes connections and says nothing.
     pub(super) async fn ask_while_latchkey_hangs(&self, proxy: &Proxy) -> Vec<String> {
         let request = Request::get("/items/7").key(&self.keys.reader);
-        self.server.signal(Signal::STOP);
+        self.server.pause().await;
         let mut wrong = self.ask_all(proxy, vec![request.clone().refused(503)], 1).await;
-        self.server.signal(Signal::CONT);
+        self.server.resume();
         wrong.extend(self.ask_all(proxy, vec![request], 1).await);
         wrong
     }
