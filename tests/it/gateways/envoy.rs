@@ -12,7 +12,6 @@ use latchkey::proto::v1::{
     Environment, Key, Restrictions, RevokeKeyRequest, UpdateAccountRequest, UpdateKeyRequest,
     create_key_request::Expiration, revoke_key_request::Target,
 };
-use rustix::process::Signal;
 use serde_json::Value;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -263,11 +262,11 @@ async fn nothing_passes_without_latchkey(example: &Example, mut server: Server, 
     let ask = |key: &str| with_key(&proxy, "/items/7", key).status;
     assert_eq!((ask(&key), ask(UNKNOWN), echo.take().len()), (200, 401, 1));
 
-    server.signal(Signal::STOP);
+    server.pause().await;
     let answer = with_key(&proxy, "/items/7", &key);
     assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "{answer:?}");
     assert_eq!((ask(UNKNOWN), echo.take()), (503, vec![]));
-    server.signal(Signal::CONT);
+    server.resume();
     let back = eventually(Duration::from_secs(20), "latchkey goes on", || {
         Some(ask(&key)).filter(|status| *status != 503)
     });

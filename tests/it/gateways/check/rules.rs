@@ -95,7 +95,7 @@ async fn what_nobody_needs_a_key_for_is_nobodys_and_keys_are_not_passed_on() {
         public.assert_nobodys();
         let removed = public.removed.iter().map(String::as_str);
         let mut others: Vec<_> = removed.filter(|name| !IDENTITY.contains(name)).collect();
-        others.sort();
+        others.sort_unstable();
         assert_eq!((&others[..], public.told_text("rule")), (hidden, "open"));
     }
 }
