@@ -18,7 +18,7 @@ use super::{Public, refused};
 use crate::authorizer::{Credential, Question, Required};
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
-use crate::gateway::{IDENTITY_HEADERS, Refusal, identity_headers};
+use crate::gateway::{IDENTITY_HEADERS, Refusal, Secret, identity_headers};
 use crate::grpc::Callers;
 use crate::metrics::{Lookup, Outcome};
 use crate::policy::routes::Target;
@@ -167,12 +167,29 @@ impl Public {
                 }
             }
         }
-        let to_remove =
-            who.filter(|_| !self.gateway.forwards_credential).and(self.credential(headers).1);
-        if let Some(name) = to_remove {
-            told.insert(TO_REMOVE, HeaderValue::try_from(name).ok()?);
+        let to_remove = self.to_remove(decision, headers);
+        if !to_remove.is_empty() {
+            told.insert(TO_REMOVE, HeaderValue::try_from(to_remove).ok()?);
         }
         told.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Some(response)
+    }
+
+    /// The header in which the key was found; where a public rule looked for none, those that hold one all the same.
+    fn to_remove(&self, decision: &Decision, headers: &HeaderMap) -> String {
+        if self.gateway.forwards_credential || decision.observed.is_some() {
+            return String::new();
+        }
+        let found = self.credential(headers).1;
+        if decision.identity.is_some() {
+            return found.unwrap_or_default().to_owned();
+        }
+        let secret = Secret { found, headers: &self.gateway.credential_headers };
+        let is_secret = |(name, value): &(&HeaderName, &HeaderValue)| {
+            secret.is_in(name.as_str().as_bytes(), value.as_bytes())
+        };
+        let names: Vec<_> =
+            headers.iter().filter(is_secret).map(|(name, _)| name.as_str()).collect();
+        names.join(",")
     }
 }

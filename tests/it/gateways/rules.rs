@@ -209,12 +209,25 @@ async fn a_proxy_that_takes_401_and_403_only_is_told_no_other_refusal() {
 
 #[tokio::test]
 async fn the_credential_is_named_to_be_taken_out() {
-    let server = Server::start_dev().await;
+    let server = with_rules(RULES).await;
     let live = server.live_key();
     for (name, value) in [("x-api-key", live.clone()), ("authorization", format!("Bearer {live}"))]
     {
         let answer = ask(&server, "scope=memory:read", &[(name, &value)]);
         assert_eq!(answer.header("x-envoy-auth-headers-to-remove"), name);
+    }
+    let basic = ("authorization", "Basic eDp4");
+    for (path, more, key, named) in [
+        ("/health", basic, Some(&*live), "x-api-key"),
+        ("/health", basic, None, ""),
+        ("/health", ("authorization", &*format!("Bearer {live}")), None, "authorization"),
+        // What is only observed may be meant for somebody else.
+        ("/new/7", ("accept", "*/*"), Some(&*live), ""),
+    ] {
+        let asked = [("x-forwarded-method", "GET"), ("x-forwarded-uri", path), more];
+        let answer = with(&server, &asked, key);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.header("x-envoy-auth-headers-to-remove"), named, "{path} {more:?}");
     }
 }
 
