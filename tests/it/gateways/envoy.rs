@@ -20,6 +20,7 @@ use super::forward_auth::{Answer, UNKNOWN, curl_at};
 use super::proxies::program::{Example, Program, Proxy};
 use super::{with_policy, with_rules};
 use crate::cli::Run;
+use crate::process::{make_account, make_key};
 use crate::support::{Caller, Echo, Server, eventually};
 
 const RULES: &str = r#"
@@ -186,6 +187,35 @@ async fn a_mistake_in_a_route_opens_nothing_and_is_told_in_the_log() {
         assert!(warnings.any(|line| line.contains(word)), "{word}");
     }
     assert_eq!(echo.take(), []);
+}
+
+#[tokio::test]
+async fn envoy_can_bring_a_key_of_its_own() {
+    let server = Server::build().environment("LATCHKEY__GRPC__CALLERS", "key").start().await;
+    let root = server.root_token();
+    make_account(&server, &root, "acme").await;
+    let token = make_key(&server, &root, "acme").await.unwrap().token;
+    let asks = CreateKeyRequest {
+        account_id: latchkey::account::RESERVED_ACCOUNT.into(),
+        display_name: "envoy".into(),
+        environment: Environment::Live.into(),
+        scopes: vec!["latchkey:authorize".into()],
+        ..Default::default()
+    };
+    let asks = server.keys(&root).await.create_key(asks).await.unwrap().into_inner().token;
+    let echo = Echo::start();
+    let shipped = example("scopes.yaml");
+    let cluster = "envoy_grpc: { cluster_name: latchkey }";
+    let indent = " ".repeat(24);
+    let own = format!("{{ key: authorization, value: \"Bearer {asks}\" }}");
+    let with_own = format!("{cluster}\n{indent}initial_metadata: [{own}]");
+    let without = start(&shipped, &server, echo.address()).await;
+    assert_eq!(with_key(&without, "/items/7", &token).status, 500);
+    assert_eq!(echo.take(), []);
+    let proxy = start(&shipped.with(cluster, &with_own), &server, echo.address()).await;
+    assert_eq!(with_key(&proxy, "/items/7", &token).status, 200);
+    assert_eq!(with_key(&proxy, "/items/7", UNKNOWN).status, 401);
+    assert!(!format!("{:?}", echo.take()).contains(&asks));
 }
 
 // === Protocols ===
