@@ -361,6 +361,13 @@ async fn the_access_log_tells_whose_key_it_was_and_can_be_replayed() {
     ];
     assert_eq!(answers.map(|answer| answer.status), [200, 200, 200, 401, 403]);
     let log = logged(&proxy, 5).await;
+    // Each request is asked about once, so that nothing is counted twice.
+    eventually(Duration::from_secs(10), "five decisions", || {
+        let decided = server.log().matches("\"message\":\"decided\"").count();
+        assert!(decided <= 5, "there are {decided}");
+        (decided == 5).then_some(())
+    })
+    .await;
     assert!(!log.contains(&live) && !log.contains(&live[12..]));
     let key_id = echo.take()[0].alike("x-latchkey-key-id")[0].to_owned();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
