@@ -127,8 +127,9 @@ pub(super) fn client_address(
     for text in lines.iter().flat_map(|line| line.split(',')).rev() {
         let text = text.trim();
         let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         // What cannot be read could be anybody.
-        let address = text.parse::<IpAddr>().ok().or_else(with_port)?.to_canonical();
+        let address = bare.parse::<IpAddr>().ok().or_else(with_port)?.to_canonical();
         if !trusted.contain(address) {
             return Some(address);
         }
@@ -224,7 +225,9 @@ mod tests {
         assert_eq!(of("10.0.0.1", &["192.0.2.7"]), known("192.0.2.7"));
         assert_eq!(of("10.0.0.1", &["198.51.100.1, 192.0.2.7, 10.0.0.2"]), known("192.0.2.7"));
         assert_eq!(of("10.0.0.1", &["198.51.100.1", "192.0.2.7:80"]), known("192.0.2.7"));
-        assert_eq!(of("10.0.0.1", &["[2001:db8::1]:80"]), known("2001:db8::1"));
+        for line in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80"] {
+            assert_eq!(of("10.0.0.1", &[line]), known("2001:db8::1"));
+        }
         for lines in [&["192.0.2.7, unknown"][..], &["10.0.0.2"], &[], &["192.0.2.7,"]] {
             assert_eq!(of("10.0.0.1", lines), None, "{lines:?}");
         }
