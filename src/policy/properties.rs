@@ -93,7 +93,7 @@ fn rules(has_faults: bool) -> impl Strategy<Value = Vec<Rule>> {
                 public: needs == 2 || needs == 5,
                 deny: needs == 3,
                 required_environment: live.filter(|_| has_faults || needs < 2).map(environment),
-                cost,
+                cost: cost.filter(|_| has_faults || needs < 2),
                 mode: if observed { RuleMode::Observe } else { RuleMode::Enforce },
             }
         });
@@ -113,7 +113,7 @@ fn are_right(rules: &[Rule]) -> bool {
             && !rule.mcp_methods.iter().any(String::is_empty)
             && !rule.mcp_tools.iter().any(|tool| tool == "\u{202e}")
             && needs.iter().filter(|it| **it).count() == 1
-            && (rule.required_environment.is_none() || needs[0] || needs[1])
+            && (rule.required_environment.is_none() && rule.cost.is_none() || needs[0] || needs[1])
             && rule.cost.is_none_or(|cost| cost <= COST_MAX)
     };
     names.len() == rules.len() && rules.iter().all(is_right)

@@ -4,9 +4,10 @@
 //! compared at all, but denied: see [`Target::new`].
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use super::rule::{Rule, RuleMode};
+use super::rule::{Rule, RuleMode, is_method};
 use crate::error::Violations;
 use crate::scope::expression::{Expression, Resolve};
 use crate::token::Environment;
@@ -58,7 +59,7 @@ pub enum Answer<'a> {
     Blind(&'a Route),
     /// None matches.
     NoRule,
-    /// The host or the path could be read in two ways, for this reason.
+    /// The host, the method or the path could be read in two ways, for this reason.
     Ambiguous(Ambiguity),
 }
 
@@ -89,11 +90,13 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Why two readers could read one host or one path differently.
+/// Why two readers could read one host, one method or one path differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ambiguity {
     /// The host is none that can be understood.
     Host,
+    /// The method is not in capitals, as all are that there are.
+    Method,
     /// The path does not begin with `/`.
     NoSlash,
     /// It holds `\`.
@@ -126,6 +129,7 @@ impl Ambiguity {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Host => "the host is not one that can be understood",
+            Self::Method => "the method is not in capitals",
             Self::NoSlash => "the path does not begin with `/`",
             Self::Backslash => "the path holds `\\`",
             Self::Semicolon => "the path holds `;`",
@@ -136,7 +140,7 @@ impl Ambiguity {
             Self::BadEscape => "the path holds a `%` that two hexadecimal digits do not follow",
             Self::EscapedSlash => "the path holds an escaped `/` (`%2f`)",
             Self::EscapedSpecial => {
-                "the path holds an escaped `\\`, `;`, `#` or control character (as `%5c` or `%00`)"
+                "the path holds an escaped `\\`, `;`, `#`, `?` or control character (as `%5c` or `%00`)"
             }
             Self::EscapedTwice => "the path holds an escaped escape (as `%252f`)",
             Self::NotUtf8 => "the path holds escapes that are not UTF-8",
@@ -198,7 +202,8 @@ impl<'a> Target<'a> {
     ///
     /// A path is ambiguous, and denied whatever the rules say, when proxies and servers are known to disagree on it:
     /// it holds `\`, `;`, `#`, control characters or characters beyond ASCII, an escape that is none or that stands for
-    /// one of those, for `/` or for an escape; or `//`, `.` or `..` as a segment, escaped or not.
+    /// one of those, for `/`, for `?` or for an escape; or `//`, `.` or `..` as a segment, escaped or not. So is a method
+    /// that is not in capitals: some servers take `delete` for `DELETE`.
     #[must_use]
     pub fn new(host: &'a str, method: &'a str, target: &'a str, mcp: Option<Mcp<'a>>) -> Self {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
@@ -206,8 +211,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A host in lower case, without its port and without the dot of the root.
-fn host_name(host: &str) -> Option<Cow<'_, str>> {
+/// A host in lower case, without its port and without the dot of the root; an address of IPv6 in its one short form.
+pub(super) fn host_name(host: &str) -> Option<Cow<'_, str>> {
     let name = match host.strip_prefix('[') {
         Some(rest) => host.get(..rest.find(']')? + 2)?,
         None => host.split_once(':').map_or(host, |(name, _)| name),
@@ -215,9 +220,15 @@ fn host_name(host: &str) -> Option<Cow<'_, str>> {
     let port = &host[name.len()..];
     let is_port = port.is_empty()
         || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    if !is_port {
+        return None;
+    }
+    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse().ok().map(|address: Ipv6Addr| format!("[{address}]").into());
+    }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
-    if !is_port || name.is_empty() || !name.bytes().all(is_plain) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_plain)) {
         return None;
     }
     let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -261,6 +272,8 @@ fn unescaped(path: &str) -> Result<String, Ambiguity> {
         let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex);
         match byte.ok_or(Ambiguity::BadEscape)? {
             b'/' => return Err(Ambiguity::EscapedSlash),
+            // Decoded before it is split, the path would end here.
+            b'?' => return Err(Ambiguity::EscapedSpecial),
             byte if byte >= 0x80 || byte == b' ' || is_plain(byte) => bytes.push(byte),
             _ => return Err(Ambiguity::EscapedSpecial),
         }
@@ -391,6 +404,9 @@ impl Routes {
         let Some(host) = target.host.as_deref() else {
             return Answer::Ambiguous(Ambiguity::Host);
         };
+        if !is_method(target.method) {
+            return Answer::Ambiguous(Ambiguity::Method);
+        }
         let path = match &target.path {
             Ok(path) => path,
             Err(ambiguity) => return Answer::Ambiguous(*ambiguity),
@@ -530,6 +546,7 @@ mod tests {
             "/%25%32%66",
             "/a#b",
             "/a%23b",
+            "/a%3fb",
             "/a%ff",
             "http://a/b",
         ] {
@@ -544,6 +561,7 @@ mod tests {
             ("/a%zz", Ambiguity::BadEscape),
             ("/a%2Fb", Ambiguity::EscapedSlash),
             ("/a%5c", Ambiguity::EscapedSpecial),
+            ("/a%3F", Ambiguity::EscapedSpecial),
             ("/a%252f", Ambiguity::EscapedTwice),
             ("/a%ff", Ambiguity::NotUtf8),
             ("/a//b", Ambiguity::EmptySegment),
@@ -556,11 +574,37 @@ mod tests {
         for path in ["/", "/a/", "/...", "/a%20b", "/a%40b", "/%c3%a4", "/100%25", "/a?//..;%2f"] {
             assert_eq!(answer(&catalogue, &get("a.b", path)), "all", "{path}");
         }
-        for host in ["", ":80", "a:b", "a,b", "a b", "u@h", "[::1", "[::1]x", "a/b", "ä"] {
+    }
+
+    #[test]
+    fn a_host_or_a_method_that_could_be_read_in_two_ways_is_told() {
+        let catalogue = catalogue(
+            "[[rules]]\nname = \"no\"\nhosts = [\"a.b\", \"[::1]\"]\ndeny = true\n\
+             [[rules]]\nname = \"no-delete\"\nmethods = [\"DELETE\"]\ndeny = true\n\
+             [[rules]]\nname = \"all\"\npublic = true\n",
+        );
+        for host in [
+            "", ":80", "a:b", "a,b", "a b", "u@h", "[::1", "[::1]x", "a/b", "ä", ".", "..", ".a.b",
+            "a..b", "a.b..", "[", "[]", "[a.b]", "a]b", "a[b", "[::1%1]", "::1", "*",
+        ] {
             assert_eq!(answer(&catalogue, &get(host, "/")), "ambiguous", "{host}");
         }
-        for host in ["a", "A.b.", "a:80", "a:", "[::1]", "[::1]:80", "192.0.2.1:1"] {
+        for host in ["a.b", "A.b.", "a.b:80", "a.b:", "[::1]", "[::1]:80", "[0:0::0001]"] {
+            assert_eq!(answer(&catalogue, &get(host, "/")), "no", "{host}");
+        }
+        for host in ["a", "a.b.c", "xn--bcher-kva.b", "_x.a-b", "192.0.2.1:1", "[2001:DB8::7]"] {
             assert_eq!(answer(&catalogue, &get(host, "/")), "all", "{host}");
+        }
+        for (method, rule) in [
+            ("DELETE", "no-delete"),
+            ("M-SEARCH", "all"),
+            ("delete", "ambiguous"),
+            ("Delete", "ambiguous"),
+            ("DELETE ", "ambiguous"),
+            ("", "ambiguous"),
+        ] {
+            let target = Target::new("a", method, "/", None);
+            assert_eq!(answer(&catalogue, &target), rule, "{method}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::routes::PathPattern;
+use super::routes::{PathPattern, host_name};
 use super::{COST_MAX, UNPRINTABLE, has_unprintable};
 use crate::error::Violations;
 use crate::token::{self, Environment};
@@ -161,10 +161,14 @@ impl Rule {
             ),
         }
         let needs_key = self.required_scope.is_some() || self.authenticate_only;
-        if !given.is_empty() && !needs_key && self.required_environment.is_some() {
+        let of_keys = [
+            ("required_environment", self.required_environment.is_some()),
+            ("cost", self.cost.is_some()),
+        ];
+        for (name, _) in of_keys.iter().filter(|(_, is)| *is && !given.is_empty() && !needs_key) {
             let told =
                 "only goes with `required_scope` or `authenticate_only`: no key is looked at";
-            violations.add(format!("{prefix}required_environment"), told);
+            violations.add(format!("{prefix}{name}"), told);
         }
         if self.cost.is_some_and(|cost| cost > COST_MAX) {
             violations.add(format!("{prefix}cost"), "may be 1,000,000 at most");
@@ -178,19 +182,16 @@ fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain) && !token::is_in(text)
 }
 
+/// Whether it is written as hosts are compared.
 fn is_host(text: &str) -> bool {
     let name = text.strip_prefix("*.").unwrap_or(text);
-    let is_address =
-        name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|inner| {
-            inner.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_string() == inner)
-        });
-    let is_plain =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
-    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_plain);
-    text.len() <= HOST_BYTES_MAX && (is_address || name.split('.').all(is_label))
+    let is_name = host_name(name).is_some_and(|compared| compared == name);
+    let is_address = name.starts_with('[');
+    text.len() <= HOST_BYTES_MAX && is_name && (text == name || !is_address)
 }
 
-fn is_method(text: &str) -> bool {
+/// Whether it is a method of HTTP, as all are written that there are.
+pub(super) fn is_method(text: &str) -> bool {
     (1..=METHOD_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'))
 }
@@ -230,6 +231,9 @@ mod tests {
             ("name = \"a\"\ndeny = true\nhosts = [\"A.b\"]", "rules[0].hosts[0]: must be a host"),
             ("name = \"a\"\ndeny = true\nhosts = [\"a:80\"]", "rules[0].hosts[0]: must be a host"),
             ("name = \"a\"\ndeny = true\nhosts = [\"*\"]", "rules[0].hosts[0]: must be a host"),
+            ("name = \"a\"\ndeny = true\nhosts = [\"a.\"]", "rules[0].hosts[0]: must be a host"),
+            ("name = \"a\"\ndeny = true\nhosts = [\"[::01]\"]", "rules[0].hosts[0]: must be a"),
+            ("name = \"a\"\ndeny = true\nhosts = [\"*.[::1]\"]", "rules[0].hosts[0]: must be a"),
             ("name = \"a\"\ndeny = true\nmethods = [\"get\"]", "rules[0].methods[0]: must be an"),
             (
                 "name = \"a\"\ndeny = true\nmethods = [\"GET\", \"GET\"]",
@@ -240,7 +244,8 @@ mod tests {
                 "name = \"a\"\ndeny = true\nrequired_environment = \"live\"",
                 "rules[0].required_environment: only goes with",
             ),
-            ("name = \"a\"\ndeny = true\ncost = 1000001", "rules[0].cost: may be"),
+            ("name = \"a\"\nauthenticate_only = true\ncost = 1000001", "rules[0].cost: may be"),
+            ("name = \"a\"\npublic = true\ncost = 0", "rules[0].cost: only goes with"),
             ("name = \"a\"\ndeny = true\nmcp_tools = [\"\"]", "rules[0].mcp_tools[0]: must be 1"),
         ] {
             let fault = fault(rule);
