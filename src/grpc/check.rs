@@ -74,6 +74,7 @@ impl Checks {
         };
         let (outcome, who, http_status, response) = match decided {
             Ok((decision, response)) => {
+                watch.rule.clone_from(&decision.rule);
                 let http_status = decision.http_status();
                 (Outcome::of(&decision), decision.identity, http_status, response)
             }

@@ -1,6 +1,7 @@
 //! Requests for which the gateway's configuration says nothing: the rules of the policy do.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use latchkey::proto::v1::rule::Requirement;
 use latchkey::proto::v1::{Environment, Rule, RuleMode};
@@ -9,7 +10,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
 use super::{Ask, Gateway, IDENTITY, UNKNOWN, ask, rules};
-use crate::support::Server;
+use crate::support::{Server, eventually};
 
 fn rule(name: &str, path: &str, requirement: Requirement) -> Rule {
     let (name, path, requirement) = (name.into(), path.into(), Some(requirement));
@@ -150,6 +151,15 @@ async fn a_rule_that_is_only_observed_lets_pass_and_tells_what_it_would_have_don
         assert_eq!(answer.told_text("observed_reason"), reason);
         assert_eq!(answer.told("key_id").is_some(), knows_key);
     }
+    let lines = || {
+        let log = server.log();
+        let told = log.lines().filter(|line| line.contains("would have denied"));
+        let told: Vec<_> = told.map(str::to_owned).collect();
+        (told.len() >= 4).then_some(told)
+    };
+    let told = eventually(Duration::from_secs(5), "all four are told", lines).await;
+    assert!(told[0].contains(r#""rule":"closed","reason":"ROUTE_DENIED""#), "{told:?}");
+    assert!(told[1].contains(r#""rule":"admin","reason":"INSUFFICIENT_SCOPE","key_id":"key_"#));
 }
 
 /// What Envoy's filter tells of a body.
