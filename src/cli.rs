@@ -121,7 +121,7 @@ enum Command {
     /// Show the audit trail, or verify it
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Say which rule answers for a key, and why: now, or at an instant in the past
+    /// Say what is decided about a key, and why: now, or at an instant in the past
     Explain(ExplainArguments),
     /// Manage the root key
     #[command(subcommand)]

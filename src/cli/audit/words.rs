@@ -58,23 +58,27 @@ fn difference(name: &str, before: &Value, after: &Value) -> String {
     }
 }
 
-/// The items of a list in which each has a name, as the scopes and plans of a policy have.
-fn by_name(list: &Value) -> Option<BTreeMap<&str, &Value>> {
+/// An item of a list in which each has a name, as the scopes, plans and rules of a policy have.
+type Named<'a> = (&'a str, &'a Value);
+
+fn by_name(list: &Value) -> Option<Vec<Named<'_>>> {
     let items = list.as_array()?.iter();
     items.map(|item| Some((item.get("name")?.as_str()?, item))).collect()
 }
 
-fn names_that_differ(before: &BTreeMap<&str, &Value>, after: &BTreeMap<&str, &Value>) -> String {
-    let added =
-        after.keys().filter(|name| !before.contains_key(*name)).map(|name| format!("+{name}"));
-    let dropped =
-        before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("-{name}"));
-    let changed = after
+fn names_that_differ(before: &[Named<'_>], after: &[Named<'_>]) -> String {
+    let [was, is] = [before, after].map(|list| list.iter().copied().collect::<BTreeMap<_, _>>());
+    let added = is.keys().filter(|name| !was.contains_key(*name)).map(|name| format!("+{name}"));
+    let dropped = was.keys().filter(|name| !is.contains_key(*name)).map(|name| format!("-{name}"));
+    let changed = is
         .iter()
-        .filter(|(name, item)| before.get(*name).is_some_and(|before| before != *item))
+        .filter(|(name, item)| was.get(*name).is_some_and(|before| before != *item))
         .map(|(name, _)| format!("~{name}"));
-    let words: Vec<_> = added.chain(dropped).chain(changed).collect();
-    if words.is_empty() { "in another order".to_owned() } else { words.join(" ") }
+    // Of rules the first that matches answers.
+    let before = before.iter().map(|(name, _)| name).filter(|name| is.contains_key(*name));
+    let after = after.iter().map(|(name, _)| name).filter(|name| was.contains_key(*name));
+    let moved = (!before.eq(after)).then(|| "in another order".to_owned());
+    added.chain(dropped).chain(changed).chain(moved).collect::<Vec<_>>().join(" ")
 }
 
 fn is_nothing(value: &Value) -> bool {
@@ -131,6 +135,11 @@ mod tests {
                 json!({"plans": [{"name": "a", "max_keys": 1}, {"name": "b"}, {"name": "d"}]}),
                 json!({"plans": [{"name": "a", "max_keys": 2}, {"name": "c"}, {"name": "d"}]}),
                 "plans: +c -b ~a",
+            ),
+            (
+                json!({"rules": [{"name": "a"}, {"name": "b"}, {"name": "c", "deny": true}]}),
+                json!({"rules": [{"name": "c"}, {"name": "a"}, {"name": "d"}]}),
+                "rules: +d -b ~c in another order",
             ),
         ] {
             assert_eq!(told(&before, &after), words);
