@@ -119,7 +119,8 @@ fn are_right(rules: &[Rule]) -> bool {
     names.len() == rules.len() && rules.iter().all(is_right)
 }
 
-/// The first rule that matches, read segment by segment, and whether it goes by what is not known.
+/// The first rule that matches, read segment by segment, and whether it goes by what is not known: such a one that is
+/// only observed answers where no other does.
 fn first<'a>(
     rules: &'a [Rule],
     (host, method, path): (&str, &str, &str),
@@ -146,16 +147,21 @@ fn first<'a>(
     let has = |list: &[String], word: Option<&str>| {
         list.is_empty() || word.is_some_and(|word| list.iter().any(|it| it == word))
     };
-    let rule = rules.iter().find(|rule| {
+    let matches = |rule: &&Rule| {
         (rule.hosts.is_empty() || rule.hosts.iter().any(is_host))
             && has(&rule.methods, Some(method))
             && (rule.path.is_empty() || is_path(&rule.path))
             && mcp.is_none_or(|mcp| {
                 has(&rule.mcp_methods, Some(mcp.method)) && has(&rule.mcp_tools, mcp.tool)
             })
-    })?;
-    let goes_by_mcp = !rule.mcp_methods.is_empty() || !rule.mcp_tools.is_empty();
-    Some((&rule.name, goes_by_mcp && mcp.is_none()))
+    };
+    let is_blind =
+        |rule: &Rule| mcp.is_none() && !(rule.mcp_methods.is_empty() && rule.mcp_tools.is_empty());
+    let passes_over = |rule: &&Rule| is_blind(rule) && rule.mode == RuleMode::Observe;
+    let mut matching = rules.iter().filter(matches);
+    let first = matching.clone().next();
+    let rule = matching.find(|rule| !passes_over(rule)).or(first)?;
+    Some((&rule.name, is_blind(rule)))
 }
 
 prop_compose! {

@@ -55,7 +55,8 @@ pub enum Answer<'a> {
     /// This rule is the first that matches.
     Rule(&'a Route),
     /// This rule would be the first that matches, but goes by what the request says in the Model Context Protocol,
-    /// and that is not known. What comes after it is not looked at: it could be meant for less.
+    /// and that is not known. What comes after it is not looked at: it could be meant for less. One that is only
+    /// observed is passed over, unless none comes after it.
     Blind(&'a Route),
     /// None matches.
     NoRule,
@@ -411,13 +412,18 @@ impl Routes {
             Ok(path) => path,
             Err(ambiguity) => return Answer::Ambiguous(*ambiguity),
         };
-        let Some(route) = self.0.iter().find(|route| route.matches(target, host, path)) else {
-            return Answer::NoRule;
-        };
-        if route.goes_by_mcp() && target.mcp.is_none() {
-            return Answer::Blind(route);
+        let mut unseen = None;
+        for route in self.0.iter().filter(|route| route.matches(target, host, path)) {
+            if target.mcp.is_some() || !route.goes_by_mcp() {
+                return Answer::Rule(route);
+            }
+            // One that is only observed opens nothing that one after it closes: it may not be the one that is meant.
+            if !route.is_observed {
+                return Answer::Blind(route);
+            }
+            unseen.get_or_insert(route);
         }
-        Answer::Rule(route)
+        unseen.map_or(Answer::NoRule, Answer::Blind)
     }
 }
 
@@ -648,6 +654,26 @@ mod tests {
         assert_eq!(Mcp::seen(Some("tools/call"), Some("x")), mcp("tools/call", Some("x")));
         assert_eq!(Mcp::seen(None, Some("x")), None);
         assert_eq!(answer(&catalogue, &get("a", "/other")), "rest");
+    }
+
+    #[test]
+    fn a_rule_that_is_only_observed_and_sees_nothing_opens_nothing() {
+        let observed =
+            "[[rules]]\nname = \"new\"\nmcp_tools = [\"new\"]\ndeny = true\nmode = \"observe\"\n";
+        let closed = "[[rules]]\nname = \"old\"\nmcp_tools = [\"old\"]\nauthenticate_only = true\n";
+        let rest = "[[rules]]\nname = \"rest\"\npath = \"/mcp\"\nauthenticate_only = true\n";
+        for (rules, answers) in [
+            (vec![observed], "!new"),
+            (vec![observed, closed], "!old"),
+            (vec![observed, rest], "rest"),
+            (vec![observed, closed, rest], "!old"),
+        ] {
+            let catalogue = catalogue(&rules.concat());
+            let target = Target::new("a", "POST", "/mcp", None);
+            assert_eq!(answer(&catalogue, &target), answers, "{rules:?}");
+            let mcp = Some(Mcp { method: Mcp::CALL, tool: Some("new") });
+            assert_eq!(answer(&catalogue, &Target::new("a", "POST", "/mcp", mcp)), "new");
+        }
     }
 
     #[test]
