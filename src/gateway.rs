@@ -162,8 +162,13 @@ impl Mistakes {
         if refusal.status != 500 || error.reason == Reason::Internal {
             return status::log(error);
         }
+        // How large a question became is the client's doing, and not each size another mistake.
+        let mistake = match error.reason {
+            Reason::MessageTooLarge => error.reason.as_str(),
+            _ => &error.message,
+        };
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() < MISTAKES_MAX && told.insert(error.message.clone()) {
+        if told.len() < MISTAKES_MAX && told.insert(mistake.to_owned()) {
             let reason = error.reason.as_str();
             tracing::warn!(reason, told = %error.message, "a gateway asks wrongly; what it asks for is refused");
         } else {

@@ -77,6 +77,26 @@ async fn a_mistake_of_a_gateway_is_told_in_the_log_once() {
 }
 
 #[tokio::test]
+async fn clients_with_large_requests_do_not_keep_mistakes_out_of_the_log() {
+    let server = Server::start_dev().await;
+    let mut gateway = Gateway::of(&server).await;
+    for more in 0..65 {
+        let large = Ask::scope("memory:read").header("cookie", &"x".repeat(256 * 1024 + more));
+        assert_eq!(gateway.ask(large).await.status, 500);
+    }
+    gateway.ask(ask().extension("require_scope", "memory:read")).await;
+    let warned = || {
+        let log = server.log();
+        let warned = log.lines().filter(|line| line.contains("a gateway asks wrongly"));
+        let warned: Vec<_> = warned.map(str::to_owned).collect();
+        warned.iter().any(|line| line.contains("`require_scope`")).then_some(warned)
+    };
+    let warned = eventually(Duration::from_secs(5), "the mistake is told", warned).await;
+    assert_eq!(warned.len(), 2, "{warned:?}");
+    assert!(warned[0].contains("MESSAGE_TOO_LARGE"), "{warned:?}");
+}
+
+#[tokio::test]
 async fn what_is_no_question_is_refused_by_an_answer() {
     let server = Server::start_dev().await;
     let mut gateway = Gateway::of(&server).await;
