@@ -9,7 +9,7 @@ use super::{Callers, convert, credential, status};
 use crate::authorizer::Authorizer;
 use crate::decision::Decision;
 use crate::error::Error;
-use crate::metrics::{Lookup, Outcome};
+use crate::metrics::Lookup;
 use crate::proto::v1::authorization_service_server::AuthorizationService;
 use crate::proto::v1::{AuthorizeRequest, AuthorizeResponse};
 use crate::serve::Peer;
@@ -67,13 +67,11 @@ impl AuthorizationService for Decisions {
         let mut watch = self.observer.grpc_decision(request.metadata().as_ref(), peer);
         match self.decide(request, &mut watch.lookup).await {
             Ok(decision) => {
-                let who = decision.identity.as_ref();
-                watch.end(Outcome::of(&decision), who, Ended::Grpc("OK"));
+                watch.end(Ok(&decision), Ended::Grpc("OK"));
                 Ok(Response::new(convert::authorization::answer(decision, &self.realm)))
             }
             Err(error) => {
-                let told = Ended::Grpc(status::name(error.reason));
-                watch.end(Outcome::Failed(error.reason), None, told);
+                watch.end(Err(error.reason), Ended::Grpc(status::name(error.reason)));
                 Err(error.into())
             }
         }

@@ -20,7 +20,7 @@ use crate::authorizer::{Authorizer, Question, Required};
 use crate::decision::Decision;
 use crate::error::{Error, Reason};
 use crate::gateway::{Gateway, Refusal, Secret};
-use crate::metrics::{Lookup, Outcome};
+use crate::metrics::Lookup;
 use crate::proto::check::CheckRequest;
 use crate::serve::Peer;
 use crate::telemetry::{Ended, Observer};
@@ -72,20 +72,19 @@ impl Checks {
                 Err(error)
             }
         };
-        let (outcome, who, http_status, response) = match decided {
+        let response = match decided {
             Ok((decision, response)) => {
-                watch.rule.clone_from(&decision.rule);
-                let http_status = decision.http_status();
-                (Outcome::of(&decision), decision.identity, http_status, response)
+                watch.end(Ok(&decision), Ended::Check(decision.http_status()));
+                response
             }
             Err(error) => {
                 let refusal = Refusal::undecided(&error);
                 parts.gateway.mistakes.log(&error, &refusal);
                 let response = convert::answer::undecided(&check, &refusal);
-                (Outcome::Failed(error.reason), None, refusal.status, response)
+                watch.end(Err(error.reason), Ended::Check(refusal.status));
+                response
             }
         };
-        watch.end(outcome, who.as_ref(), Ended::Check(http_status));
         Ok(with_status(response))
     }
 }

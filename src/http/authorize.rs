@@ -24,7 +24,7 @@ use crate::error::{Error, Reason};
 use crate::gateway::Refusal;
 use crate::grpc::convert::authorization::{answer, question as asked};
 use crate::grpc::status;
-use crate::metrics::{Lookup, Outcome};
+use crate::metrics::Lookup;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::AuthorizeResponse;
 use crate::serve::Peer;
@@ -56,20 +56,16 @@ async fn authorize(
     let peer = peer.map(|Extension(peer)| peer);
     let peer = peer.as_ref();
     let mut watch = public.observer.http_decision(ROUTE, &Method::POST, &headers, peer);
-    let (outcome, who, response) =
-        match public.decide(&headers, peer, body, &mut watch.lookup).await {
-            Ok(decision) => {
-                let (outcome, who) = (Outcome::of(&decision), decision.identity.clone());
-                let told = json_of(&answer(decision, &public.gateway.realm));
-                (outcome, who, json(told))
-            }
-            Err(error) => {
-                status::log(&error);
-                let outcome = Outcome::Failed(error.reason);
-                (outcome, None, refused(Refusal::of_service(&error, &public.gateway.realm)))
-            }
-        };
-    watch.end(outcome, who.as_ref(), Ended::Http(response.status().as_u16()));
+    let decided = public.decide(&headers, peer, body, &mut watch.lookup).await;
+    let response = match &decided {
+        Ok(decision) => json(json_of(&answer(decision.clone(), &public.gateway.realm))),
+        Err(error) => {
+            status::log(error);
+            refused(Refusal::of_service(error, &public.gateway.realm))
+        }
+    };
+    let decided = decided.as_ref().map_err(|error| error.reason);
+    watch.end(decided, Ended::Http(response.status().as_u16()));
     response
 }
 

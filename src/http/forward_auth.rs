@@ -20,7 +20,7 @@ use crate::decision::Decision;
 use crate::error::{Error, Reason};
 use crate::gateway::{IDENTITY_HEADERS, Refusal, Secret, identity_headers};
 use crate::grpc::Callers;
-use crate::metrics::{Lookup, Outcome};
+use crate::metrics::Lookup;
 use crate::policy::routes::Target;
 use crate::serve::Peer;
 use crate::telemetry::Ended;
@@ -48,19 +48,17 @@ async fn forward_auth(
     let peer = peer.map(|Extension(peer)| peer);
     let peer = peer.as_ref();
     let mut watch = public.observer.http_decision(ROUTE, &method, &headers, peer);
-    let (outcome, who, response) = match public.ask(&uri, &headers, peer, &mut watch.lookup).await {
-        Ok((decision, asked)) => {
-            let response = public.answer(&decision, &headers, &asked);
-            watch.rule.clone_from(&decision.rule);
-            (Outcome::of(&decision), decision.identity, response)
-        }
+    let decided = public.ask(&uri, &headers, peer, &mut watch.lookup).await;
+    let response = match &decided {
+        Ok((decision, asked)) => public.answer(decision, &headers, asked),
         Err(error) => {
-            let refusal = Refusal::undecided(&error);
-            public.gateway.mistakes.log(&error, &refusal);
-            (Outcome::Failed(error.reason), None, refused(refusal))
+            let refusal = Refusal::undecided(error);
+            public.gateway.mistakes.log(error, &refusal);
+            refused(refusal)
         }
     };
-    watch.end(outcome, who.as_ref(), Ended::Http(response.status().as_u16()));
+    let decided = decided.as_ref().map(|(decision, _)| decision).map_err(|error| error.reason);
+    watch.end(decided, Ended::Http(response.status().as_u16()));
     response
 }
 

@@ -18,7 +18,7 @@ use crate::decision::Decision;
 use crate::error::Error;
 use crate::gateway::Refusal;
 use crate::grpc::status;
-use crate::metrics::{Lookup, Outcome};
+use crate::metrics::Lookup;
 use crate::scope::ScopePattern;
 use crate::serve::Peer;
 use crate::telemetry::Ended;
@@ -39,19 +39,16 @@ async fn introspect(
     let peer = peer.map(|Extension(peer)| peer);
     let peer = peer.as_ref();
     let mut watch = public.observer.http_decision(ROUTE, &Method::POST, &headers, peer);
-    let (outcome, who, response) =
-        match public.look_at(&headers, peer, body, &mut watch.lookup).await {
-            Ok(decision) => {
-                let told = json(told(&decision).to_string().into_bytes());
-                (Outcome::of(&decision), decision.identity, told)
-            }
-            Err(error) => {
-                status::log(&error);
-                let outcome = Outcome::Failed(error.reason);
-                (outcome, None, refused(Refusal::of_service(&error, &public.gateway.realm)))
-            }
-        };
-    watch.end(outcome, who.as_ref(), Ended::Http(response.status().as_u16()));
+    let decided = public.look_at(&headers, peer, body, &mut watch.lookup).await;
+    let response = match &decided {
+        Ok(decision) => json(told(decision).to_string().into_bytes()),
+        Err(error) => {
+            status::log(error);
+            refused(Refusal::of_service(error, &public.gateway.realm))
+        }
+    };
+    let decided = decided.as_ref().map_err(|error| error.reason);
+    watch.end(decided, Ended::Http(response.status().as_u16()));
     response
 }
 

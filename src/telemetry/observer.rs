@@ -7,7 +7,8 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 use super::trace::{Span, Tracer};
-use crate::decision::Identity;
+use crate::decision::{Decision, Identity};
+use crate::error::Reason;
 use crate::metrics::{Lookup, Metrics, Outcome, Stopwatch, Surface, Timing};
 use crate::serve::{Bound, Listen, Origin, Peer};
 
@@ -82,8 +83,8 @@ impl Observer {
         watch: Stopwatch,
         span: Option<Span>,
     ) -> DecisionWatch<'_> {
-        let (lookup, rule, end, span) = (Lookup::None, None, None, span.map(Box::new));
-        DecisionWatch { metrics: &self.metrics, surface, watch, lookup, rule, end, span }
+        let (lookup, end, span) = (Lookup::None, None, span.map(Box::new));
+        DecisionWatch { metrics: &self.metrics, surface, watch, lookup, end, span }
     }
 
     /// A call of administration began; the method is one that there is, or `_OTHER`.
@@ -164,25 +165,25 @@ pub struct DecisionWatch<'a> {
     watch: Stopwatch,
     /// How the cache could help.
     pub lookup: Lookup,
-    /// The rule that answered, where rules were asked.
-    pub rule: Option<Arc<str>>,
     end: Option<Outcome>,
     span: Option<Box<Span>>,
 }
 
 impl DecisionWatch<'_> {
-    /// It was answered: with this outcome, about this key, by this status.
-    pub fn end(mut self, outcome: Outcome, who: Option<&Identity>, told: Ended) {
+    /// It was answered: by this decision, or that there is none for this reason; and by this status.
+    pub fn end(mut self, decided: Result<&Decision, Reason>, told: Ended) {
+        let outcome = decided.map_or_else(Outcome::Failed, Outcome::of);
+        let who = decided.ok().and_then(|decision| decision.identity.as_ref());
+        let rule = decided.ok().and_then(|decision| decision.rule.as_deref());
         self.end = Some(outcome);
         let ids = self.span.as_mut().map(|span| {
             note_decision(span, outcome, self.lookup, who);
-            if let Some(rule) = &self.rule {
-                span.note("latchkey.rule", &**rule);
+            if let Some(rule) = rule {
+                span.note("latchkey.rule", rule);
             }
             note_end(span, told);
             span.ids()
         });
-        let rule = self.rule.as_deref();
         if let Outcome::Observed(denial) = outcome {
             let key_id = who.map(|who| tracing::field::display(&who.key_id));
             let reason = denial.as_str();
