@@ -122,7 +122,7 @@ pub(in crate::grpc) fn target<'a>(check: &CheckRequest<'a>, mcp: Option<&'a Call
         return Target::new("", "", "", None);
     }
     let part = |bytes| text(bytes).unwrap_or_default();
-    let mcp = mcp.map(|called| Mcp { method: &called.method, tool: called.tool.as_deref() });
+    let mcp = mcp.and_then(|called| Mcp::seen(Some(&called.method), called.tool.as_deref()));
     Target::new(part(check.host), part(check.method), part(check.path), mcp)
 }
 
@@ -140,7 +140,7 @@ fn is_grpc(check: &CheckRequest<'_>) -> bool {
     })
 }
 
-/// A message of the Model Context Protocol.
+/// A message of the Model Context Protocol: its method, and what its parameters name.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::grpc) struct Called {
     method: String,
@@ -148,8 +148,8 @@ pub(in crate::grpc) struct Called {
 }
 
 /// What Envoy's filter found in the body. Nothing, unless it says that it is one message of the Model Context Protocol and
-/// of which method; nor when a tool is called and it does not say which. Nor when it did not read to the end, or found
-/// something wrong: it lets such a body pass, and tells what it had seen until then.
+/// of which method. Nor when it did not read to the end, or found something wrong: it lets such a body pass, and tells
+/// what it had seen until then.
 pub(in crate::grpc) fn mcp(check: &CheckRequest<'_>) -> Option<Called> {
     let mut found = check.filter_metadata.iter().filter(|(name, _)| *name == MCP_FILTER);
     let (Some((_, told)), None) = (found.next(), found.next()) else { return None };
@@ -167,14 +167,14 @@ pub(in crate::grpc) fn mcp(check: &CheckRequest<'_>) -> Option<Called> {
     else {
         return None;
     };
-    if method != "tools/call" {
+    let Some(Kind::StructValue(mut params)) = take("params") else {
         return Some(Called { method, tool: None });
-    }
-    let Some(Kind::StructValue(mut params)) = take("params") else { return None };
-    match params.fields.remove("name").and_then(|value| value.kind) {
-        Some(Kind::StringValue(tool)) => Some(Called { method, tool: Some(tool) }),
+    };
+    let tool = match params.fields.remove("name").and_then(|value| value.kind) {
+        Some(Kind::StringValue(name)) => Some(name),
         _ => None,
-    }
+    };
+    Some(Called { method, tool })
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {
