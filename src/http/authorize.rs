@@ -28,7 +28,7 @@ use crate::metrics::Lookup;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::AuthorizeResponse;
 use crate::serve::Peer;
-use crate::telemetry::Ended;
+use crate::telemetry::{DecisionWatch, Ended};
 
 mod question;
 
@@ -57,16 +57,9 @@ async fn authorize(
     let peer = peer.as_ref();
     let mut watch = public.observer.http_decision(ROUTE, &Method::POST, &headers, peer);
     let decided = public.decide(&headers, peer, body, &mut watch.lookup).await;
-    let response = match &decided {
-        Ok(decision) => json(json_of(&answer(decision.clone(), &public.gateway.realm))),
-        Err(error) => {
-            status::log(error);
-            refused(Refusal::of_service(error, &public.gateway.realm))
-        }
-    };
-    let decided = decided.as_ref().map_err(|error| error.reason);
-    watch.end(decided, Ended::Http(response.status().as_u16()));
-    response
+    public.answer_service(watch, &decided, |decision| {
+        json_of(&answer(decision.clone(), &public.gateway.realm))
+    })
 }
 
 impl Public {
@@ -88,6 +81,25 @@ impl Public {
         decision
     }
 
+    /// What a service is told of this, in JSON.
+    pub(super) fn answer_service(
+        &self,
+        watch: DecisionWatch<'_>,
+        decided: &Result<Decision, Error>,
+        told: impl FnOnce(&Decision) -> Vec<u8>,
+    ) -> Response {
+        let response = match decided {
+            Ok(decision) => json(told(decision)),
+            Err(error) => {
+                status::log(error);
+                refused(Refusal::of_service(error, &self.gateway.realm))
+            }
+        };
+        let decided = decided.as_ref().map_err(|error| error.reason);
+        watch.end(decided, Ended::Http(response.status().as_u16()));
+        response
+    }
+
     /// Demands that whoever asks may.
     pub(super) async fn admit(
         &self,
@@ -99,7 +111,7 @@ impl Public {
 }
 
 /// The caller's own credential.
-fn bearer(headers: &HeaderMap) -> Credential<'_> {
+pub(super) fn bearer(headers: &HeaderMap) -> Credential<'_> {
     Credential::from_headers(headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes), [])
 }
 
@@ -135,7 +147,7 @@ fn json_of(answer: &AuthorizeResponse) -> Vec<u8> {
     json.into_inner()
 }
 
-pub(super) fn json(body: Vec<u8>) -> Response {
+fn json(body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();

@@ -11,17 +11,14 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 use zeroize::Zeroizing;
 
-use super::authorize::{json, read};
-use super::{Public, refused};
+use super::Public;
+use super::authorize::{bearer, read};
 use crate::authorizer::{Credential, Question, Required};
 use crate::decision::Decision;
 use crate::error::Error;
-use crate::gateway::Refusal;
-use crate::grpc::status;
 use crate::metrics::Lookup;
 use crate::scope::ScopePattern;
 use crate::serve::Peer;
-use crate::telemetry::Ended;
 
 const ROUTE: &str = "/oauth2/introspect";
 
@@ -40,16 +37,7 @@ async fn introspect(
     let peer = peer.as_ref();
     let mut watch = public.observer.http_decision(ROUTE, &Method::POST, &headers, peer);
     let decided = public.look_at(&headers, peer, body, &mut watch.lookup).await;
-    let response = match &decided {
-        Ok(decision) => json(told(decision).to_string().into_bytes()),
-        Err(error) => {
-            status::log(error);
-            refused(Refusal::of_service(error, &public.gateway.realm))
-        }
-    };
-    let decided = decided.as_ref().map_err(|error| error.reason);
-    watch.end(decided, Ended::Http(response.status().as_u16()));
-    response
+    public.answer_service(watch, &decided, |decision| told(decision).to_string().into_bytes())
 }
 
 impl Public {
@@ -63,10 +51,7 @@ impl Public {
         let password = basic_password(headers);
         let own = match &password {
             Some(password) => Credential::from_token(password),
-            None => Credential::from_headers(
-                headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes),
-                [],
-            ),
+            None => bearer(headers),
         };
         self.admit(own, peer).await?;
         let body = read(body).await?;
