@@ -241,7 +241,11 @@ impl Refusal {
     #[must_use]
     pub fn undecided(error: &Error) -> Self {
         match error.reason {
-            Reason::InvalidField => Self::wrong_question(&wrong_question(error)),
+            // What is wrong is for the log: the client at the other end is told nothing of how routes are guarded.
+            Reason::InvalidField => {
+                let told = "the gateway's question is wrong; latchkey's log says why";
+                Self::plain(500, error.reason.as_str(), told)
+            }
             Reason::MessageTooLarge => {
                 Self::plain(500, error.reason.as_str(), "the gateway's question is too large")
             }
@@ -279,16 +283,6 @@ impl Refusal {
         Self { challenge, ..Self::plain(status, error.reason.as_str(), &error.message) }
     }
 
-    /// Of a gateway's question that cannot be answered: never an allow, and nothing that the client did.
-    #[must_use]
-    pub fn wrong_question(told: &str) -> Self {
-        Self::plain(
-            500,
-            Reason::InvalidField.as_str(),
-            &format!("the gateway's question is wrong: {told}"),
-        )
-    }
-
     /// Of a defect.
     #[must_use]
     pub fn internal() -> Self {
@@ -298,14 +292,6 @@ impl Refusal {
     fn plain(status: u16, reason: &'static str, detail: &str) -> Self {
         let detail = detail.to_owned();
         Self { status, reason, detail, challenge: None, retry_after: None }
-    }
-}
-
-/// The scope is the one field that is left to be wrong in a question that could be read.
-fn wrong_question(error: &Error) -> String {
-    match error.violations.first() {
-        Some(fault) => format!("required scope: {}", fault.description),
-        None => error.message.clone(),
     }
 }
 
