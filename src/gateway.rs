@@ -108,12 +108,12 @@ pub struct Secret<'a> {
 }
 
 impl Secret<'_> {
-    /// Whether this header holds a key, and not a credential that is meant for the upstream. For where none was looked
-    /// for.
+    /// Whether this header holds a key, alone or among other things, and not only a credential that is meant for the
+    /// upstream. For where none was looked for.
     #[must_use]
     pub fn is_in(&self, name: &[u8], value: &[u8]) -> bool {
-        let (credential, _) = self.headers.find([(name, value)]);
-        matches!(credential, Credential::Token(token) if token::parse(token).is_ok())
+        let (_, found) = self.headers.find([(name, value)]);
+        found.is_some() && token::stands_in(&String::from_utf8_lossy(value))
     }
 }
 

@@ -282,6 +282,12 @@ pub fn quoted(text: &str) -> String {
     format!("`{start}{cut}`")
 }
 
+/// Whether a well-formed token stands in a text, alone or among other words.
+#[must_use]
+pub fn stands_in(text: &str) -> bool {
+    words(text).any(|word| parse(word.as_bytes()).is_ok())
+}
+
 /// Whether a token stands in a text, whole, cut short or with a slip in it: somebody put a secret where everybody can
 /// read it.
 #[must_use]

@@ -87,6 +87,9 @@ async fn what_nobody_needs_a_key_for_is_nobodys_and_keys_are_not_passed_on() {
         (health().key(&live), &["authorization"]),
         (health().raw("x-api-key", live.as_bytes()), &["x-api-key"]),
         (health().key(UNKNOWN).header("x-api-key", &live), &["authorization", "x-api-key"]),
+        (health().key(&live).key(UNKNOWN), &["authorization"]),
+        (health().header("authorization", &format!("Basic {live}")), &["authorization"]),
+        (health().raw("x-api-key", format!("\u{ff},{live}").as_bytes()), &["x-api-key"]),
         // What is no key may be meant for the service behind.
         (health().header("authorization", "Basic eDp4"), &[]),
         (health().header("authorization", "Bearer x").header("x-api-key", "x"), &[]),
