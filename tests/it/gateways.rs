@@ -10,6 +10,7 @@ mod hypermemory;
 pub(crate) mod proxies;
 mod rules;
 mod services;
+mod storm;
 
 use crate::support::{Builder, Server};
 

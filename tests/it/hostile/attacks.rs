@@ -222,7 +222,7 @@ fn of_size() -> Vec<Attack> {
         bytes
     };
     let many: Vec<u8> =
-        (0..64).flat_map(|at| header(&format!("x-{at}"), &"y".repeat(1_000))).collect();
+        (0..64).flat_map(|at| header(format!("x-{at}"), "y".repeat(1_000))).collect();
     // 62 is the entry just made; each byte stands for 4,000.
     let bomb = [remembered_header("x", &"y".repeat(4_000)), vec![0xbe; 12_000]].concat();
     let message = |compressed, message: &[u8]| {
@@ -235,7 +235,7 @@ fn of_size() -> Vec<Attack> {
     let nested = vec![0x7b; 10_000];
     vec![
         answered("headers of 64 KiB", call(&many)),
-        answered("one header of 64 KiB", call(&header("x", &"y".repeat(65_536)))),
+        answered("one header of 64 KiB", call(&header("x", "y".repeat(65_536)))),
         answered("HPACK bomb", call(&bomb)),
         answered("message of 5 MiB", message(0, &vec![0; 5 << 20])),
         answered("compressed message", message(1, &[0x1f, 0x8b, 8, 0])),

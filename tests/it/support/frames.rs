@@ -31,13 +31,13 @@ pub(crate) fn opening(setting: Option<(u16, u32)>) -> Vec<u8> {
 }
 
 /// A header as HPACK writes it without any table (RFC 7541 §6.2.2).
-pub(crate) fn header(name: &str, value: &str) -> Vec<u8> {
-    [vec![0], text(name), text(value)].concat()
+pub(crate) fn header(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Vec<u8> {
+    [vec![0], text(name.as_ref()), text(value.as_ref())].concat()
 }
 
 /// The same, but it enters the table of the other side (§6.2.1): its first entry is number 62.
 pub(crate) fn remembered_header(name: &str, value: &str) -> Vec<u8> {
-    [vec![0x40], text(name), text(value)].concat()
+    [vec![0x40], text(name.as_bytes()), text(value.as_bytes())].concat()
 }
 
 /// The headers of a gRPC call to this path.
@@ -60,7 +60,7 @@ pub(crate) fn grpc_message(compressed: u8, message: &[u8]) -> Vec<u8> {
 }
 
 /// A string as HPACK writes it: its length with a prefix of seven bits (§5.1), its bytes.
-fn text(text: &str) -> Vec<u8> {
+fn text(text: &[u8]) -> Vec<u8> {
     let mut bytes = vec![];
     match u8::try_from(text.len()) {
         Ok(length) if length < 0x7f => bytes.push(length),
@@ -74,6 +74,6 @@ fn text(text: &str) -> Vec<u8> {
             bytes.push(u8::try_from(rest).unwrap());
         }
     }
-    bytes.extend_from_slice(text.as_bytes());
+    bytes.extend_from_slice(text);
     bytes
 }
