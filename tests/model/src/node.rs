@@ -112,8 +112,8 @@ pub enum Phase {
 
 /// What applying a read came to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    Applied,
+pub enum Outcome {
+    Taken,
     OwnShown,
     Fenced,
 }
@@ -152,7 +152,7 @@ impl Node {
 
     /// Takes a snapshot of this history for a read.
     pub fn answer(&self, read: &mut Read, log: &Log) {
-        let own = self.own.and_then(|own| own.position());
+        let own = self.own.and_then(Own::position);
         let from = read.after.map_or_else(
             || log.len().saturating_sub(u8::try_from(RECENT_MAX).expect("is small")),
             |after| after.n,
@@ -170,14 +170,12 @@ impl Node {
     }
 
     /// Applies a read that was answered; `keeps` says whether a record that changed is kept.
-    pub fn apply(&mut self, read: &Read, now: u8, keeps: bool, broken: Option<Broken>) -> Applied {
+    pub fn apply(&mut self, read: &Read, now: u8, keeps: bool, broken: Option<Broken>) -> Outcome {
         let batch = read.batch.as_ref().expect("it was answered");
         let awaits_own = matches!(self.own, Some(Own { phase: Phase::Known(_), .. }));
-        if self.went_back(read, batch, broken)
-            || (read.is_after_own && awaits_own && !batch.shows_own)
-        {
+        if went_back(read, batch, broken) || (read.is_after_own && awaits_own && !batch.shows_own) {
             self.fence(broken);
-            return Applied::Fenced;
+            return Outcome::Fenced;
         }
         let entry = self.entry_after(read, batch, keeps, broken);
         let last = batch.changes.first().map_or(u8::MAX, |(position, _)| position.n);
@@ -199,15 +197,7 @@ impl Node {
         self.renew(read, now, broken);
         let is_shown =
             awaits_own && (read.is_after_own || broken == Some(Broken::AnsweredByEarlierRead));
-        if is_shown { Applied::OwnShown } else { Applied::Applied }
-    }
-
-    fn went_back(&self, read: &Read, batch: &Batch, broken: Option<Broken>) -> bool {
-        let Some(after) = read.after else { return false };
-        match batch.found {
-            None => broken != Some(Broken::FenceWithoutNumber),
-            Some(tag) => tag != after.tag && broken != Some(Broken::FenceWithoutTag),
-        }
+        if is_shown { Outcome::OwnShown } else { Outcome::Taken }
     }
 
     fn entry_after(
@@ -250,21 +240,19 @@ impl Node {
         }
     }
 
-    /// Drops everything and starts over (N10).
+    /// Drops everything and starts over (N10). What callers were told stays so.
     fn fence(&mut self, broken: Option<Broken>) {
-        let Self { entry, load, must_fetch, lease_from, .. } =
-            std::mem::take(&mut Self { request: None, ..self.clone() });
+        let before = std::mem::take(self);
         *self = Self {
-            is_on_deposed: self.is_on_deposed,
-            request: self.request,
-            own: self.own,
-            floor: self.floor,
-            is_in_doubt: self.is_in_doubt,
+            is_on_deposed: before.is_on_deposed,
+            is_in_doubt: before.is_in_doubt,
+            request: before.request,
+            own: before.own,
+            floor: before.floor,
             ..Self::default()
         };
         if broken == Some(Broken::FenceKeepsCache) {
-            (self.entry, self.load, self.must_fetch, self.lease_from) =
-                (entry, load, must_fetch, lease_from);
+            *self = Self { applied: None, recent: Vec::new(), read: None, ..before };
         }
     }
 
@@ -366,5 +354,14 @@ impl Own {
             Phase::Committed(position) | Phase::Known(position) => Some(position),
             Phase::Sent | Phase::Lost => None,
         }
+    }
+}
+
+/// Whether the store went back in time (N10).
+fn went_back(read: &Read, batch: &Batch, broken: Option<Broken>) -> bool {
+    let Some(after) = read.after else { return false };
+    match batch.found {
+        None => broken != Some(Broken::FenceWithoutNumber),
+        Some(tag) => tag != after.tag && broken != Some(Broken::FenceWithoutTag),
     }
 }

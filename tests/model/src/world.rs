@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use stateright::{Model, Property};
 
 use crate::broken::Broken;
-use crate::node::{Applied, BOUND, GRACE, Node, Own, Phase, Read, Request};
+use crate::node::{BOUND, GRACE, Node, Outcome, Own, Phase, Read, Request};
 use crate::store::{Change, Key, Keys, Log, Position, Record, START};
 
 /// How often each may happen.
@@ -421,15 +421,15 @@ impl World {
 
     fn apply(&mut self, read: &Read, keeps: bool, search: &Search) {
         match self.node.apply(read, self.now, keeps, search.broken) {
-            Applied::Applied => {}
-            Applied::Fenced => {
+            Outcome::Taken => {}
+            Outcome::Fenced => {
                 search.saw(Seen::Fence);
                 // Its caller is told that the outcome is not known.
                 if matches!(self.node.own, Some(Own { phase: Phase::Known(_), .. })) {
                     self.node.own = None;
                 }
             }
-            Applied::OwnShown => {
+            Outcome::OwnShown => {
                 search.saw(Seen::OwnShown);
                 self.own_answered();
             }
