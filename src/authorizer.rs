@@ -15,9 +15,10 @@ use crate::error::{Error, Reason};
 use crate::feed::{Feed, not_ready};
 use crate::key::KeyId;
 use crate::metrics::Lookup;
-use crate::policy::routes::{Gate, Needs, Target};
+use crate::policy::routes::{Gate, Needs};
+use crate::policy::target::Target;
 use crate::revision::Position;
-use crate::scope::expression::Expression;
+use crate::scope::expression::{BadExpression, Expression};
 use crate::token::{self, Digest, Environment, Prefix};
 
 pub mod credential;
@@ -144,9 +145,19 @@ impl Authorizer {
                 {
                     return Ok(Looked::Behind);
                 }
-                let needed = match needed(question, view)? {
-                    Ok(needed) => needed,
-                    Err(decision) => return Ok(Looked::Decided(Box::new(decision))),
+                let needed = match question.required {
+                    Required::Scope(text) => {
+                        let expression = view.catalogue().expression(text);
+                        let wrong = |error: BadExpression| {
+                            Error::invalid("required_scope", error.to_string())
+                        };
+                        Needed::of_question(question, Some(expression.map_err(wrong)?))
+                    }
+                    Required::AuthenticateOnly => Needed::of_question(question, None),
+                    Required::ByRules(target) => match Needed::by_rules(question, target, view) {
+                        Ok(needed) => needed,
+                        Err(decision) => return Ok(Looked::Decided(decision)),
+                    },
                 };
                 let digest = match self.digest(&question.credential, view) {
                     Ok(digest) => digest,
@@ -217,48 +228,45 @@ fn is_reached(wanted: Position, view: &View<'_>) -> Result<bool, Error> {
     Ok(wanted.n <= applied.n)
 }
 
-/// What the request needs; or the decision, where that does not depend on a key.
-fn needed(question: &Question<'_>, view: &View<'_>) -> Result<Result<Needed, Decision>, Error> {
-    let of_question = |scope| {
+impl Needed {
+    fn of_question(question: &Question<'_>, scope: Option<Arc<Expression>>) -> Self {
         let (environments, cost) = ([question.environment, None], question.cost);
-        Ok(Ok(Needed { scope, environments, cost, rule: None }))
-    };
-    let target = match question.required {
-        Required::Scope(text) => {
-            let expression = view.catalogue().expression(text);
-            return of_question(Some(
-                expression.map_err(|error| Error::invalid("required_scope", error.to_string()))?,
-            ));
-        }
-        Required::AuthenticateOnly => return of_question(None),
-        Required::ByRules(target) => target,
-    };
-    let (route, denial) = match view.catalogue().routes().answer(target).gate() {
-        Gate::Key(route) => {
-            let scope = match &route.needs {
-                Needs::Scope(expression) => Some(Arc::clone(expression)),
-                Needs::AuthenticateOnly | Needs::Public | Needs::Deny => None,
-            };
-            return Ok(Ok(Needed {
-                scope,
-                environments: [question.environment, route.environment],
-                cost: question.cost.or(route.cost),
-                rule: Some((Arc::clone(&route.name), route.is_observed)),
-            }));
-        }
-        Gate::Open(route) => (Some(route), None),
-        Gate::Closed(route) => (route, Some(Denial::RouteDenied)),
-    };
-    let is_observed = route.is_some_and(|route| route.is_observed);
-    Ok(Err(Decision {
-        denial: denial.filter(|_| !is_observed),
-        identity: None,
-        needed: None,
-        billable: false,
-        rule: route.map(|route| Arc::clone(&route.name)),
-        observed: denial.filter(|_| is_observed),
-        revision: view.applied(),
-    }))
+        Self { scope, environments, cost, rule: None }
+    }
+
+    /// What the rule that answers says; or the decision, where no key changes it.
+    fn by_rules(
+        question: &Question<'_>,
+        target: &Target<'_>,
+        view: &View<'_>,
+    ) -> Result<Self, Box<Decision>> {
+        let (route, denial) = match view.catalogue().routes().answer(target).gate() {
+            Gate::Key(route) => {
+                let scope = match &route.needs {
+                    Needs::Scope(expression) => Some(Arc::clone(expression)),
+                    Needs::AuthenticateOnly | Needs::Public | Needs::Deny => None,
+                };
+                return Ok(Self {
+                    scope,
+                    environments: [question.environment, route.environment],
+                    cost: question.cost.or(route.cost),
+                    rule: Some((Arc::clone(&route.name), route.is_observed)),
+                });
+            }
+            Gate::Open(route) => (Some(route), None),
+            Gate::Closed(route) => (route, Some(Denial::RouteDenied)),
+        };
+        let is_observed = route.is_some_and(|route| route.is_observed);
+        Err(Box::new(Decision {
+            denial: denial.filter(|_| !is_observed),
+            identity: None,
+            needed: None,
+            billable: false,
+            rule: route.map(|route| Arc::clone(&route.name)),
+            observed: denial.filter(|_| is_observed),
+            revision: view.applied(),
+        }))
+    }
 }
 
 fn decided(

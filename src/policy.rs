@@ -12,6 +12,7 @@ use crate::token::{self, Prefix};
 pub mod catalogue;
 pub mod routes;
 pub mod rule;
+pub mod target;
 
 pub use catalogue::Catalogue;
 pub use rule::{Rule, RuleMode};

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use latchkey::inside::{policy_from_proto, policy_to_proto};
-use latchkey::policy::routes::{Answer, Mcp, Target};
+use latchkey::policy::routes::Answer;
+use latchkey::policy::target::{Mcp, Target};
 use latchkey::policy::{Catalogue, Policy, Rule, own_scopes};
 use latchkey::proto::v1;
 use latchkey::scope::ScopePattern;

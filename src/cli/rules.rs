@@ -13,7 +13,8 @@ use super::{Environment, Outcome};
 use crate::config::read_policy;
 use crate::failure::{Failure, Failures};
 use crate::grpc::convert::policy_from_proto;
-use crate::policy::routes::{Answer, Route, Target};
+use crate::policy::routes::{Answer, Route};
+use crate::policy::target::Target;
 use crate::policy::{Catalogue, Policy, Rule};
 use crate::proto::v1::GetPolicyRequest;
 

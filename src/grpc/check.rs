@@ -21,6 +21,7 @@ use crate::decision::Decision;
 use crate::error::{Error, Reason};
 use crate::gateway::{Gateway, Refusal, Secret};
 use crate::metrics::Lookup;
+use crate::policy::target::Target;
 use crate::proto::check::CheckRequest;
 use crate::serve::Peer;
 use crate::telemetry::{Ended, Observer};
@@ -99,14 +100,20 @@ impl Parts {
         let peer = head.extensions.get::<Peer>();
         self.callers.admit(&self.authorizer, credential(&head.headers), peer).await?;
         let asked = convert::Asked::read(check)?;
-        // Rules can go by what the gateway read of the body; nothing else does.
-        let mcp = asked.required.is_none().then(|| convert::mcp(check)).flatten();
-        let target = convert::target(check, mcp.as_ref());
-        let required = asked.required.filter(|_| convert::is_whole(check));
+        let (mcp, target);
+        let required = match asked.required {
+            Some(required) if convert::is_whole(check) => required,
+            Some(_) => Required::ByRules(&Target::INCOMPLETE),
+            None => {
+                mcp = convert::mcp(check);
+                target = convert::target(check, mcp.as_ref());
+                Required::ByRules(&target)
+            }
+        };
         let (credential, found) = self.gateway.credential_headers.find(convert::headers(check));
         let question = Question {
             credential,
-            required: required.unwrap_or(Required::ByRules(&target)),
+            required,
             client_address: convert::client_address(check),
             environment: asked.environment,
             cost: asked.cost,

@@ -21,7 +21,7 @@ use crate::error::{Error, Reason};
 use crate::gateway::{IDENTITY_HEADERS, Refusal, Secret, identity_headers};
 use crate::grpc::Callers;
 use crate::metrics::Lookup;
-use crate::policy::routes::Target;
+use crate::policy::target::Target;
 use crate::serve::Peer;
 use crate::telemetry::Ended;
 
@@ -48,9 +48,10 @@ async fn forward_auth(
     let peer = peer.map(|Extension(peer)| peer);
     let peer = peer.as_ref();
     let mut watch = public.observer.http_decision(ROUTE, &method, &headers, peer);
-    let decided = public.ask(&uri, &headers, peer, &mut watch.lookup).await;
+    let (credential, found) = public.credential(&headers);
+    let decided = public.ask(&uri, &headers, credential, peer, &mut watch.lookup).await;
     let response = match &decided {
-        Ok((decision, asked)) => public.answer(decision, &headers, asked),
+        Ok((decision, asked)) => public.answer(decision, &headers, found, asked),
         Err(error) => {
             let refusal = Refusal::undecided(error);
             public.gateway.mistakes.log(error, &refusal);
@@ -72,6 +73,7 @@ impl Public {
         &self,
         uri: &Uri,
         headers: &HeaderMap,
+        credential: Credential<'_>,
         peer: Option<&Peer>,
         lookup: &mut Lookup,
     ) -> Result<(Decision, Asked), Error> {
@@ -86,17 +88,18 @@ impl Public {
             }
         }
         let asked = Asked::read(uri).map_err(mistake)?;
-        let target = match asked.needs {
-            Needs::ByRules => Some(self.target(headers, peer).map_err(mistake)?),
-            Needs::Scope(_) | Needs::AuthenticateOnly => None,
+        let target;
+        let required = match &asked.needs {
+            Needs::Scope(scope) => Required::Scope(scope),
+            Needs::AuthenticateOnly => Required::AuthenticateOnly,
+            Needs::ByRules => {
+                target = self.target(headers, peer).map_err(mistake)?;
+                Required::ByRules(&target)
+            }
         };
         let question = Question {
-            credential: self.credential(headers).0,
-            required: match (&asked.needs, &target) {
-                (Needs::Scope(scope), _) => Required::Scope(scope),
-                (_, Some(target)) => Required::ByRules(target),
-                (_, None) => Required::AuthenticateOnly,
-            },
+            credential,
+            required,
             client_address: client_address(headers, peer, &self.gateway.trusted_proxies),
             environment: asked.environment,
             cost: asked.cost,
@@ -118,7 +121,7 @@ impl Public {
                 .to_owned());
         }
         let forwarded = Forwarded::read(headers)?;
-        Ok(forwarded.map_or(Target::new("", "", "", None), |Forwarded { host, method, uri }| {
+        Ok(forwarded.map_or(Target::INCOMPLETE, |Forwarded { host, method, uri }| {
             Target::new(host, method, uri, None)
         }))
     }
@@ -130,9 +133,16 @@ impl Public {
         self.gateway.credential_headers.find(headers)
     }
 
-    fn answer(&self, decision: &Decision, headers: &HeaderMap, asked: &Asked) -> Response {
+    fn answer(
+        &self,
+        decision: &Decision,
+        headers: &HeaderMap,
+        found: Option<&str>,
+        asked: &Asked,
+    ) -> Response {
         let Some(denial) = decision.denial else {
-            return self.allowed(decision, headers).unwrap_or_else(|| refused(Refusal::internal()));
+            let allowed = self.allowed(decision, headers, found);
+            return allowed.unwrap_or_else(|| refused(Refusal::internal()));
         };
         let refusal = Refusal::denied(decision, denial, &self.gateway.realm);
         let status = refusal.status;
@@ -148,7 +158,12 @@ impl Public {
 
     /// 200 and who it is. Every header is always there, empty where there is nothing to tell, so that none of the same
     /// name which the client sent is left in its place.
-    fn allowed(&self, decision: &Decision, headers: &HeaderMap) -> Option<Response> {
+    fn allowed(
+        &self,
+        decision: &Decision,
+        headers: &HeaderMap,
+        found: Option<&str>,
+    ) -> Option<Response> {
         let mut response = Response::new(Body::empty());
         let told = response.headers_mut();
         // Of whom a rule only observes, nothing was found out that the upstream could go by.
@@ -165,7 +180,7 @@ impl Public {
                 }
             }
         }
-        let to_remove = self.to_remove(decision, headers);
+        let to_remove = self.to_remove(decision, headers, found);
         if !to_remove.is_empty() {
             told.insert(TO_REMOVE, HeaderValue::try_from(to_remove).ok()?);
         }
@@ -174,11 +189,10 @@ impl Public {
     }
 
     /// The header in which the key was found; where a public rule looked for none, those that hold one all the same.
-    fn to_remove(&self, decision: &Decision, headers: &HeaderMap) -> String {
+    fn to_remove(&self, decision: &Decision, headers: &HeaderMap, found: Option<&str>) -> String {
         if self.gateway.forwards_credential || decision.observed.is_some() {
             return String::new();
         }
-        let found = self.credential(headers).1;
         if decision.identity.is_some() {
             return found.unwrap_or_default().to_owned();
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::routes::{Answer, Mcp, Target};
+use super::routes::Answer;
+use super::target::{Mcp, Target};
 use super::*;
 use crate::scope::ScopePattern;
 use crate::token::Environment;

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::routes::{PathPattern, host_name};
+use super::routes::PathPattern;
+use super::target::{host_name, is_method};
 use super::{COST_MAX, UNPRINTABLE, has_unprintable};
 use crate::error::Violations;
 use crate::token::{self, Environment};
@@ -13,7 +14,6 @@ pub const RULES_MAX: usize = 1_000;
 const LIST_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 63;
 const HOST_BYTES_MAX: usize = 253;
-const METHOD_BYTES_MAX: usize = 32;
 const PATH_BYTES_MAX: usize = 1_000;
 const MCP_BYTES_MAX: usize = 128;
 
@@ -58,7 +58,7 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<u32>,
     /// Whether it is enforced.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "RuleMode::is_enforced")]
     pub mode: RuleMode,
 }
 
@@ -71,6 +71,13 @@ pub enum RuleMode {
     Enforce,
     /// The request passes, and what would have been denied is counted and logged.
     Observe,
+}
+
+impl RuleMode {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    fn is_enforced(&self) -> bool {
+        *self == Self::Enforce
+    }
 }
 
 /// Checks rules by themselves; whether their scopes exist is seen when they are compiled.
@@ -191,11 +198,6 @@ fn is_host(text: &str) -> bool {
 }
 
 /// Whether it is a method of HTTP, as all are written that there are.
-pub(super) fn is_method(text: &str) -> bool {
-    (1..=METHOD_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'))
-}
-
 fn is_mcp_name(text: &str) -> bool {
     (1..=MCP_BYTES_MAX).contains(&text.len()) && !has_unprintable(text)
 }

@@ -13,7 +13,8 @@ use crate::cli::{Environment, Outcome};
 use crate::decision::Denial;
 use crate::failure::Failure;
 use crate::grpc::convert::rule_to_proto;
-use crate::policy::routes::{Answer, Gate, Mcp, Needs, Route, Target};
+use crate::policy::routes::{Answer, Gate, Needs, Route};
+use crate::policy::target::{Mcp, Target};
 
 pub(super) const EXIT_CODES: &str = "Exit codes: 0 a rule lets a key decide, or lets the request \
     pass; 1 the route is denied whatever the key, or the command failed; 2 not understood.";

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Read as _};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::policy::routes::Mcp;
+use crate::policy::target::Mcp;
 
 /// The longest line that is taken for one.
 pub(super) const LINE_BYTES_MAX: usize = 1 << 20;

@@ -19,7 +19,8 @@ use crate::cli::{Environment, Outcome};
 use crate::clock::Timestamp;
 use crate::decision::{Ask, Denial, Facts, Requirement, decide};
 use crate::failure::{Failure, Failures};
-use crate::policy::routes::{Answer, Gate, Needs, Route, Target};
+use crate::policy::routes::{Answer, Gate, Needs, Route};
+use crate::policy::target::Target;
 
 mod finding;
 mod report;

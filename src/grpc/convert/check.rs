@@ -10,7 +10,7 @@ use prost_types::value::Kind;
 use crate::authorizer::Required;
 use crate::error::{Error, Reason};
 use crate::gateway::read_cost;
-use crate::policy::routes::{Mcp, Target};
+use crate::policy::target::{Mcp, Target};
 use crate::proto::check::{CheckRequest, Pair};
 use crate::token::{Environment, quoted};
 
@@ -109,21 +109,22 @@ pub(in crate::grpc) fn headers<'a>(check: &CheckRequest<'a>) -> impl Iterator<It
     headers.iter().copied()
 }
 
-/// Whether the request has what every request has. One without is refused, whatever is asked.
-pub(in crate::grpc) fn is_whole(check: &CheckRequest<'_>) -> bool {
-    [check.method, check.path, check.host]
-        .iter()
-        .all(|part| text(part).is_some_and(|it| !it.is_empty()))
+/// The request, as far as rules go by it.
+pub(in crate::grpc) fn target<'a>(check: &CheckRequest<'a>, mcp: Option<&'a Called>) -> Target<'a> {
+    let mcp = mcp.and_then(|called| Mcp::seen(Some(&called.method), called.tool.as_deref()));
+    whole(check)
+        .map_or(Target::INCOMPLETE, |[host, method, path]| Target::new(host, method, path, mcp))
 }
 
-/// The request, as far as rules go by it; one that is not whole is ambiguous to them.
-pub(in crate::grpc) fn target<'a>(check: &CheckRequest<'a>, mcp: Option<&'a Called>) -> Target<'a> {
-    if !is_whole(check) {
-        return Target::new("", "", "", None);
-    }
-    let part = |bytes| text(bytes).unwrap_or_default();
-    let mcp = mcp.and_then(|called| Mcp::seen(Some(&called.method), called.tool.as_deref()));
-    Target::new(part(check.host), part(check.method), part(check.path), mcp)
+/// Whether the request has what every request has. One without is refused, whatever is asked.
+pub(in crate::grpc) fn is_whole(check: &CheckRequest<'_>) -> bool {
+    whole(check).is_some()
+}
+
+/// Host, method and path.
+fn whole<'a>(check: &CheckRequest<'a>) -> Option<[&'a str; 3]> {
+    let part = |bytes| text(bytes).filter(|text| !text.is_empty());
+    Some([part(check.host)?, part(check.method)?, part(check.path)?])
 }
 
 /// From where the client comes; of a Unix socket nothing is known.

@@ -64,9 +64,6 @@ impl Asked {
             Some("401,403") => true,
             Some(_) => return Err("`statuses` can only be `401,403`".to_owned()),
         };
-        if needs == Needs::ByRules && (environment.is_some() || cost.is_some()) {
-            return Err("`environment` and `cost` go with `scope` or `authenticate_only`; rules say them themselves".into());
-        }
         Ok(Self { needs, environment: environment.transpose()?, cost: cost.transpose()?, folds })
     }
 }
@@ -160,6 +157,7 @@ mod tests {
         assert_eq!((asked.environment, asked.cost), (Some(Environment::Test), Some(0)));
         assert_eq!(read("authenticate_only=true").unwrap().needs, Needs::AuthenticateOnly);
         assert_eq!(read("").unwrap().needs, Needs::ByRules);
+        assert_eq!(read("environment=test&cost=0").unwrap().needs, Needs::ByRules);
         assert!(read("statuses=401,403").unwrap().folds);
     }
 
@@ -173,8 +171,8 @@ mod tests {
             "scope=a:b&environment=prod",
             "scope=a:b&enviroment=test",
             "Scope=a:b",
-            "environment=test",
-            "cost=0",
+            "environment=prod",
+            "cost=x",
             "scope=a:b&cost=-1",
             "scope=a:b&cost=%2B1",
             "scope=a:b&cost=1000001",

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use latchkey::policy::routes::{Answer, Mcp, Needs, Target};
+use latchkey::policy::routes::{Answer, Needs};
+use latchkey::policy::target::{Mcp, Target};
 use latchkey::policy::{Catalogue, Policy, RuleMode};
 
 fn shipped() -> Policy {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::super::RuleBook;
 use super::super::log::{Logged, LoggedKey};
 use crate::decision::Denial;
-use crate::policy::routes::Ambiguity;
+use crate::policy::target::Ambiguity;
 use crate::token;
 
 /// How much of what a log says is shown.
