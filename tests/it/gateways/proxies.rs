@@ -46,12 +46,18 @@ async fn does_all_that_it_has_to(example: &Example, by: By) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// Where the example can say how long to wait, it does.
-async fn is_closed_in_time_while_latchkey_hangs(example: &Example) {
+/// The example says how long to wait, and nothing but that ends the waiting in time.
+async fn is_closed_in_time_while_latchkey_hangs(example: &Example, limit: &str) {
+    let unlimited = example.clone().with(limit, "");
+    let (wrong, without) = tokio::join!(hang(example), hang(&unlimited));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(!without.is_empty(), "nothing goes wrong without {limit}");
+}
+
+async fn hang(example: &Example) -> Vec<String> {
     let stage = Stage::set(By::Scopes).await;
     let proxy = stage.start(example).await.unwrap();
-    let wrong = stage.ask_while_latchkey_hangs(&proxy).await;
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    stage.ask_while_latchkey_hangs(&proxy).await
 }
 
 /// A line that several examples share counts where it counts for one of them.
@@ -160,7 +166,7 @@ async fn nginx_with_rules_does_all_that_it_has_to() {
 
 #[tokio::test]
 async fn nginx_is_closed_in_time_while_latchkey_hangs() {
-    is_closed_in_time_while_latchkey_hangs(&nginx("scopes.conf")).await;
+    is_closed_in_time_while_latchkey_hangs(&nginx("scopes.conf"), "proxy_read_timeout 1s;").await;
 }
 
 #[tokio::test]
@@ -181,7 +187,7 @@ async fn haproxy_with_rules_does_all_that_it_has_to() {
 
 #[tokio::test]
 async fn haproxy_is_closed_in_time_while_latchkey_hangs() {
-    is_closed_in_time_while_latchkey_hangs(&haproxy("scopes.cfg")).await;
+    is_closed_in_time_while_latchkey_hangs(&haproxy("scopes.cfg"), ", timeout = timeout_ms").await;
 }
 
 #[tokio::test]
@@ -202,7 +208,8 @@ async fn caddy_with_rules_does_all_that_it_has_to() {
 
 #[tokio::test]
 async fn caddy_is_closed_in_time_while_latchkey_hangs() {
-    is_closed_in_time_while_latchkey_hangs(&caddy("scopes.caddy")).await;
+    is_closed_in_time_while_latchkey_hangs(&caddy("scopes.caddy"), "response_header_timeout 1s")
+        .await;
 }
 
 #[tokio::test]
