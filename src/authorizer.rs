@@ -240,7 +240,8 @@ impl Needed {
         target: &Target<'_>,
         view: &View<'_>,
     ) -> Result<Self, Box<Decision>> {
-        let (route, denial) = match view.catalogue().routes().answer(target).gate() {
+        let answer = view.catalogue().routes().answer(target);
+        let (route, denial) = match answer.gate() {
             Gate::Key(route) => {
                 let scope = match &route.needs {
                     Needs::Scope(expression) => Some(Arc::clone(expression)),
@@ -263,6 +264,7 @@ impl Needed {
             needed: None,
             billable: false,
             rule: route.map(|route| Arc::clone(&route.name)),
+            ambiguity: answer.ambiguity(),
             observed: denial.filter(|_| is_observed),
             revision: view.applied(),
         }))
@@ -286,6 +288,7 @@ fn decided(
         needed: scope,
         billable: denial.is_none() && cost > 0 && is_live,
         rule,
+        ambiguity: None,
         observed: denial.filter(|_| is_observed),
         revision: view.applied(),
     }))

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::account::{AccountId, Labels};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, is_address_allowed, is_expired};
+use crate::policy::target::Ambiguity;
 use crate::scope::expression::Expression;
 use crate::scope::{ScopePattern, ScopeSet};
 use crate::token::Environment;
@@ -216,6 +217,8 @@ pub struct Decision {
     pub billable: bool,
     /// The rule by which it was decided, where rules were asked and one answered.
     pub rule: Option<Arc<str>>,
+    /// Why no rule could be held against the request.
+    pub ambiguity: Option<Ambiguity>,
     /// What would have been the denial, had the rule been more than observed. Who it was is for the trusted caller
     /// alone then: nobody was found to be allowed.
     pub observed: Option<Denial>,
@@ -267,6 +270,23 @@ impl Decision {
                 Some(format!("{bearer}, error=\"insufficient_scope\", scope=\"{needed}\""))
             }
             PublicDenial::Exact(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Decision {
+    /// One that is about no key.
+    pub(crate) const fn nobodys(denial: Option<Denial>) -> Self {
+        Self {
+            denial,
+            identity: None,
+            needed: None,
+            billable: false,
+            rule: None,
+            ambiguity: None,
+            observed: None,
+            revision: crate::revision::Position { epoch: 1, n: 2, tag: 3 },
         }
     }
 }
@@ -438,15 +458,7 @@ mod tests {
     #[test]
     fn outsiders_cannot_tell_invalid_keys_apart() {
         let of = |denial| {
-            let decision = Decision {
-                denial: Some(denial),
-                identity: None,
-                needed: None,
-                billable: false,
-                rule: None,
-                observed: None,
-                revision: crate::revision::Position { epoch: 0, n: 0, tag: 0 },
-            };
+            let decision = Decision::nobodys(Some(denial));
             (decision.http_status(), decision.challenge("r"))
         };
         let unknown = of(Denial::UnknownKey);

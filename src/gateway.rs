@@ -163,10 +163,8 @@ impl Mistakes {
             return status::log(error);
         }
         // How large a question became is the client's doing, and not each size another mistake.
-        let mistake = match error.reason {
-            Reason::MessageTooLarge => error.reason.as_str(),
-            _ => &error.message,
-        };
+        let is_size = error.reason == Reason::MessageTooLarge;
+        let mistake = if is_size { error.reason.as_str() } else { &error.message };
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() < MISTAKES_MAX && told.insert(mistake.to_owned()) {
             let reason = error.reason.as_str();
@@ -240,30 +238,24 @@ impl Refusal {
     /// Of what could not be decided: a mistake of whoever configured the gateway, or of ours.
     #[must_use]
     pub fn undecided(error: &Error) -> Self {
-        match error.reason {
+        let reason = error.reason.as_str();
+        match Trouble::of(error.reason) {
             // What is wrong is for the log: the client at the other end is told nothing of how routes are guarded.
-            Reason::InvalidField => {
-                let told = "the gateway's question is wrong; latchkey's log says why";
-                Self::plain(500, error.reason.as_str(), told)
+            Trouble::Question => {
+                Self::plain(500, reason, "the gateway's question is wrong; latchkey's log says why")
             }
-            Reason::MessageTooLarge => {
-                Self::plain(500, error.reason.as_str(), "the gateway's question is too large")
+            Trouble::Size => Self::plain(500, reason, "the gateway's question is too large"),
+            Trouble::Stranger | Trouble::Caller => {
+                Self::plain(500, reason, "the gateway may not ask for decisions")
             }
-            Reason::MissingCredential
-            | Reason::InvalidCredential
-            | Reason::CallerSuspended
-            | Reason::AddressNotAllowed
-            | Reason::PermissionDenied => {
-                Self::plain(500, error.reason.as_str(), "the gateway may not ask for decisions")
-            }
-            Reason::Internal => Self::internal(),
-            reason => {
-                let told = "it cannot be found out right now; try again";
+            Trouble::Defect => Self::internal(),
+            Trouble::Slowness | Trouble::Now => {
                 // Whole seconds, and at least one: a client told 0 asks again at once.
                 let seconds =
                     error.retry_after.map_or(1, |span| span.as_millis().div_ceil(1_000).max(1));
                 let retry_after = Some(u64::try_from(seconds).unwrap_or(u64::MAX));
-                Self { retry_after, ..Self::plain(503, reason.as_str(), told) }
+                let told = "it cannot be found out right now; try again";
+                Self { retry_after, ..Self::plain(503, reason, told) }
             }
         }
     }
@@ -271,15 +263,14 @@ impl Refusal {
     /// Of a question of a service, which is told what is wrong with it, or with itself.
     #[must_use]
     pub fn of_service(error: &Error, realm: &str) -> Self {
-        let status = match error.reason {
-            Reason::InvalidField | Reason::RevisionOfAnotherEpoch => 400,
-            Reason::MessageTooLarge => 413,
-            Reason::DeadlineExceeded => 408,
-            Reason::MissingCredential | Reason::InvalidCredential => 401,
-            Reason::PermissionDenied | Reason::CallerSuspended | Reason::AddressNotAllowed => 403,
-            _ => return Self::undecided(error),
+        let (status, challenge) = match Trouble::of(error.reason) {
+            Trouble::Question => (400, None),
+            Trouble::Size => (413, None),
+            Trouble::Slowness => (408, None),
+            Trouble::Stranger => (401, Some(format!("Bearer realm=\"{realm}\""))),
+            Trouble::Caller => (403, None),
+            Trouble::Defect | Trouble::Now => return Self::undecided(error),
         };
-        let challenge = (status == 401).then(|| format!("Bearer realm=\"{realm}\""));
         Self { challenge, ..Self::plain(status, error.reason.as_str(), &error.message) }
     }
 
@@ -292,6 +283,58 @@ impl Refusal {
     fn plain(status: u16, reason: &'static str, detail: &str) -> Self {
         let detail = detail.to_owned();
         Self { status, reason, detail, challenge: None, retry_after: None }
+    }
+}
+
+/// What kept a question from being decided.
+#[derive(Clone, Copy)]
+enum Trouble {
+    /// What it asks.
+    Question,
+    /// How large it is.
+    Size,
+    /// How slowly it came.
+    Slowness,
+    /// Who asks, and did not prove it.
+    Stranger,
+    /// Who asks, and may not.
+    Caller,
+    /// What another try may find otherwise.
+    Now,
+    /// A defect. What administration alone is refused for is one, where somebody asks for a decision.
+    Defect,
+}
+
+impl Trouble {
+    const fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::InvalidField | Reason::RevisionOfAnotherEpoch => Self::Question,
+            Reason::MessageTooLarge => Self::Size,
+            Reason::DeadlineExceeded => Self::Slowness,
+            Reason::MissingCredential | Reason::InvalidCredential => Self::Stranger,
+            Reason::CallerSuspended | Reason::AddressNotAllowed | Reason::PermissionDenied => {
+                Self::Caller
+            }
+            Reason::RevisionAhead
+            | Reason::StoreUnavailable
+            | Reason::NotReady
+            | Reason::OutcomeUnknown => Self::Now,
+            Reason::RequestIdReused
+            | Reason::GrantExceeded
+            | Reason::NotFound
+            | Reason::AlreadyCreated
+            | Reason::AccountExists
+            | Reason::PlanLimitReached
+            | Reason::KeyRevoked
+            | Reason::KeyExpired
+            | Reason::KeyRotated
+            | Reason::AccountSuspended
+            | Reason::ScopeInUse
+            | Reason::PlanInUse
+            | Reason::RevisionMismatch
+            | Reason::UnknownMethod
+            | Reason::Internal => Self::Defect,
+        }
     }
 }
 
@@ -376,19 +419,7 @@ mod tests {
 
     #[test]
     fn keys_that_are_not_valid_cannot_be_told_apart() {
-        let of = |denial| {
-            let revision = crate::revision::Position { epoch: 0, n: 0, tag: 0 };
-            let decision = Decision {
-                denial: Some(denial),
-                identity: None,
-                needed: None,
-                billable: false,
-                rule: None,
-                observed: None,
-                revision,
-            };
-            Refusal::denied(&decision, denial, "latchkey")
-        };
+        let of = |denial| Refusal::denied(&Decision::nobodys(Some(denial)), denial, "latchkey");
         let unknown = of(Denial::UnknownKey);
         assert_eq!(unknown.status, 401);
         for denial in [Denial::KeyRevoked, Denial::KeyDisabled, Denial::KeyExpired] {

@@ -85,6 +85,15 @@ impl<'a> Answer<'a> {
             Self::NoRule | Self::Ambiguous(_) => Gate::Closed(None),
         }
     }
+
+    /// Why no rule could be held against the request.
+    #[must_use]
+    pub const fn ambiguity(self) -> Option<Ambiguity> {
+        match self {
+            Self::Ambiguous(ambiguity) => Some(ambiguity),
+            Self::Rule(_) | Self::Blind(_) | Self::NoRule => None,
+        }
+    }
 }
 
 // === Patterns ===

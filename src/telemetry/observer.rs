@@ -10,6 +10,7 @@ use super::trace::{Span, Tracer};
 use crate::decision::{Decision, Identity};
 use crate::error::Reason;
 use crate::metrics::{Lookup, Metrics, Outcome, Stopwatch, Surface, Timing};
+use crate::policy::target::Ambiguity;
 use crate::serve::{Bound, Listen, Origin, Peer};
 
 const AUTHORIZE: &str = "latchkey.v1.AuthorizationService/Authorize";
@@ -192,6 +193,7 @@ impl DecisionWatch<'_> {
         tracing::debug!(
             surface = self.surface.as_str(),
             rule,
+            ambiguity = decided.ok().and_then(|decision| decision.ambiguity).map(Ambiguity::as_str),
             decision = outcome.decision(),
             reason = outcome.reason(),
             cache = self.lookup.as_str(),

@@ -250,11 +250,9 @@ impl Judge<'_> {
         };
         let ask = Ask { requirement, client_address: None, environment: route.environment };
         let denial = decide(&facts, &ask, Timestamp::EPOCH).err()?;
-        let told = match denial {
-            Denial::WrongEnvironment => held.environment.as_str().to_owned(),
-            _ => held.scopes.clone(),
-        };
-        Some((Reason::Denied(denial), Some(told)))
+        let is_environment = denial == Denial::WrongEnvironment;
+        let told = if is_environment { held.environment.as_str() } else { &held.scopes };
+        Some((Reason::Denied(denial), Some(told.to_owned())))
     }
 }
 

@@ -73,8 +73,16 @@ pub(crate) fn answer(decision: Decision, realm: &str) -> v1::AuthorizeResponse {
     let challenge = decision.denial.and_then(|_| decision.challenge(realm));
     let http_status = i32::from(decision.http_status());
     // Who asks by a scope of its own is asked no rules.
-    let Decision { denial, identity, needed: _, billable, rule: _, observed: _, revision } =
-        decision;
+    let Decision {
+        denial,
+        identity,
+        needed: _,
+        billable,
+        rule: _,
+        ambiguity: _,
+        observed: _,
+        revision,
+    } = decision;
     let base = v1::AuthorizeResponse {
         allowed: denial.is_none(),
         reason: reason(denial).into(),

@@ -80,8 +80,17 @@ impl Finding {
     ) -> Self {
         let verdict = match reason {
             Reason::KeyNotTold | Reason::KeyUnknown | Reason::KeyNotLookedUp => Verdict::NotKnown,
-            _ if is_observed => Verdict::Observed,
-            _ => Verdict::Refused,
+            Reason::NoRule
+            | Reason::Ambiguous(_)
+            | Reason::Blind
+            | Reason::Closed
+            | Reason::Denied(_) => {
+                if is_observed {
+                    Verdict::Observed
+                } else {
+                    Verdict::Refused
+                }
+            }
         };
         let key = match &logged.key {
             LoggedKey::Id(id) => Some(shown(id)),

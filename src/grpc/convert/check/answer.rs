@@ -199,7 +199,8 @@ const fn code(http_status: u16) -> Code {
 // === What the gateway itself is told, for its logs and other filters ===
 
 fn metadata(told: &mut Writer, decision: &Decision) {
-    let Decision { denial, identity, needed: _, billable, rule, observed, revision } = decision;
+    let Decision { denial, identity, needed: _, billable, rule, ambiguity, observed, revision } =
+        decision;
     let (word, reason) = match denial {
         Some(denial) => ("deny", denial.as_str()),
         None => ("allow", Outcome::Allowed.reason()),
@@ -210,6 +211,9 @@ fn metadata(told: &mut Writer, decision: &Decision) {
     tell(told, "revision", &revision.to_revision());
     if let Some(rule) = rule {
         tell(told, "rule", rule);
+    }
+    if let Some(ambiguity) = ambiguity {
+        tell(told, "ambiguity", ambiguity.as_str());
     }
     if let Some(observed) = observed {
         tell(told, "observed_reason", observed.as_str());
@@ -251,7 +255,6 @@ mod tests {
     use crate::decision::Denial;
     use crate::proto::vendored::envoy::service::auth::v3::CheckResponse;
     use crate::proto::vendored::envoy::service::auth::v3::check_response::HttpResponse;
-    use crate::revision::Position;
 
     fn read(framed: &Bytes) -> CheckResponse {
         let length = u32::from_be_bytes(framed[1..PREFIX_BYTES].try_into().unwrap());
@@ -260,15 +263,7 @@ mod tests {
     }
 
     fn nobody(denial: Option<Denial>, rule: Option<&str>) -> Decision {
-        Decision {
-            denial,
-            identity: None,
-            needed: None,
-            billable: false,
-            rule: rule.map(Into::into),
-            observed: None,
-            revision: Position { epoch: 1, n: 2, tag: 3 },
-        }
+        Decision { rule: rule.map(Into::into), ..Decision::nobodys(denial) }
     }
 
     #[test]

@@ -62,6 +62,7 @@ async fn a_rule_says_what_a_request_needs() {
         (of("GET", "/v1/items/%2e%2e"), "ROUTE_DENIED", ""),
         (of("GET", "/v1/items/1;a"), "ROUTE_DENIED", ""),
         (of("GET", "/v2"), "ROUTE_DENIED", ""),
+        (of("GET", ""), "ROUTE_DENIED", ""),
         (
             of("GET", "/v1/items/1").target("GET", "TEST.example.com:443", "/v1/items/1"),
             "WRONG_ENVIRONMENT",
@@ -71,6 +72,13 @@ async fn a_rule_says_what_a_request_needs() {
         let answer = gateway.ask(ask).await;
         assert_eq!((answer.status, answer.told_text("reason")), (403, reason), "{answer:?}");
         assert_eq!(answer.told_text("rule"), rule);
+    }
+    for (path, told) in [
+        ("/v1/items//1", "the path holds `//`"),
+        ("", "the host, the method or the path is not known"),
+        ("/v2", ""),
+    ] {
+        assert_eq!(gateway.ask(of("GET", path)).await.told_text("ambiguity"), told, "{path}");
     }
 }
 
