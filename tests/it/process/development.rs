@@ -128,8 +128,9 @@ struct Session {
 impl Session {
     fn start(folder: &Path, before: &str, listen: &[&str]) -> Self {
         let line = format!("{before} exec \"$0\" serve --dev \"$@\"");
-        let mut child = Command::new("sh")
-            .args(["-c", &line])
+        // The tests themselves may have been started to outlive their terminal, and what is ignored is inherited.
+        let mut child = Command::new("env")
+            .args(["--default-signal=HUP", "sh", "-c", &line])
             .arg(latchkey())
             .args(listen)
             .env_clear()
