@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rule::{Rule, RuleMode};
-use super::target::{Ambiguity, Clear, Target};
+use super::target::{Ambiguity, Clear, Target, check_segments};
 use crate::error::Violations;
 use crate::scope::expression::{Expression, Resolve};
 use crate::token::Environment;
@@ -118,14 +118,8 @@ impl PathPattern {
                     .into(),
             );
         }
-        let mut segments = text.split('/').skip(1).peekable();
-        while let Some(segment) = segments.next() {
-            if matches!(segment, "." | "..") || (segment.is_empty() && segments.peek().is_some()) {
-                return Err(
-                    "may have no `.`, `..` or empty segment: such paths are always denied".into()
-                );
-            }
-        }
+        check_segments(text)
+            .map_err(|_| "may have no `.`, `..` or empty segment: such paths are always denied")?;
         let mut router = matchit::Router::new();
         router.insert(text, ()).map_err(|_| {
             "must be as `/v1/items/{id}`, where `{id}` is one segment, or `/v1/{*rest}`, where `{*rest}` is all that \
@@ -273,6 +267,14 @@ mod tests {
         }
     }
 
+    /// Of requests by method, host and target, each with the rule that must answer.
+    fn assert_answers(catalogue: &Catalogue, asked: &[(&str, &str, &str, &str)]) {
+        for (method, host, target, rule) in asked {
+            let target = Target::new(host, method, target, None);
+            assert_eq!(answer(catalogue, &target), *rule, "{target:?}");
+        }
+    }
+
     fn get<'a>(host: &'a str, path: &'a str) -> Target<'a> {
         Target::new(host, "GET", path, None)
     }
@@ -302,7 +304,7 @@ mod tests {
             authenticate_only = true
             "#,
         );
-        for (method, host, target, rule) in [
+        let asked = [
             ("GET", "a.b", "/health", "health"),
             ("GET", "a.b", "/health?x=/v1/items", "health"),
             ("GET", "a.b", "/health/", "none"),
@@ -315,10 +317,8 @@ mod tests {
             ("GET", "a.b", "/v1/items/7/more", "rest"),
             ("GET", "a.b", "/v1/", "none"),
             ("GET", "a.b", "/V1/items/7", "none"),
-        ] {
-            let target = Target::new(host, method, target, None);
-            assert_eq!(answer(&catalogue, &target), rule, "{target:?}");
-        }
+        ];
+        assert_answers(&catalogue, &asked);
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
             "[[rules]]\nname = \"no\"\nhosts = [\"a.b\", \"[::1]\"]\nmethods = [\"DELETE\"]\ndeny = true\n\
              [[rules]]\nname = \"all\"\npublic = true\n",
         );
-        for (method, host, path, rule) in [
+        let asked = [
             ("DELETE", "A.b.:80", "/", "no"),
             ("DELETE", "[0:0::0001]", "/", "no"),
             ("DELETE", "a", "/", "all"),
@@ -335,10 +335,8 @@ mod tests {
             ("delete", "a.b", "/", "ambiguous"),
             ("DELETE", "a.b..", "/", "ambiguous"),
             ("DELETE", "a.b", "/a//b", "ambiguous"),
-        ] {
-            let target = Target::new(host, method, path, None);
-            assert_eq!(answer(&catalogue, &target), rule, "{target:?}");
-        }
+        ];
+        assert_answers(&catalogue, &asked);
         assert_eq!(answer(&catalogue, &Target::INCOMPLETE), "ambiguous");
     }
 

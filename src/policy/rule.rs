@@ -197,7 +197,6 @@ fn is_host(text: &str) -> bool {
     text.len() <= HOST_BYTES_MAX && is_name && (text == name || !is_address)
 }
 
-/// Whether it is a method of HTTP, as all are written that there are.
 fn is_mcp_name(text: &str) -> bool {
     (1..=MCP_BYTES_MAX).contains(&text.len()) && !has_unprintable(text)
 }

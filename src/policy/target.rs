@@ -197,7 +197,13 @@ fn decoded(path: &str) -> Result<Cow<'_, str>, Ambiguity> {
     }
     let decoded =
         if path.contains('%') { Cow::Owned(unescaped(path)?) } else { Cow::Borrowed(path) };
-    let mut segments = decoded.split('/').skip(1).peekable();
+    check_segments(&decoded)?;
+    Ok(decoded)
+}
+
+/// Only the last segment may be empty, and none may lead elsewhere.
+pub(super) fn check_segments(path: &str) -> Result<(), Ambiguity> {
+    let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         if matches!(segment, "." | "..") {
             return Err(Ambiguity::DotSegment);
@@ -206,7 +212,7 @@ fn decoded(path: &str) -> Result<Cow<'_, str>, Ambiguity> {
             return Err(Ambiguity::EmptySegment);
         }
     }
-    Ok(decoded)
+    Ok(())
 }
 
 /// Whether all readers take this byte of a path for itself.
