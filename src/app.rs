@@ -17,7 +17,7 @@ use crate::feed::Feed;
 use crate::keyring::Keyring;
 use crate::machine::{self, MachineEntropy};
 use crate::policy::Policy;
-use crate::store::{self, Store};
+use crate::store::{self, Schema, Store};
 use crate::telemetry::Logging;
 use crate::token::Prefix;
 
@@ -60,7 +60,7 @@ pub fn serve(config: Config, dev: Option<Dev>, logging: &Logging) -> Result<Exit
 /// Makes a new root key and revokes the old one; the service must not be running on this store.
 pub fn reset_root(config: &Config, delivery: &Delivery) -> Result<(), Failures> {
     let prefix = prefix(config)?;
-    root::demand_database(config.store.url.path())?;
+    config.store.url.file().map_or(Ok(()), root::demand_database)?;
     background()?.block_on(async {
         let store = open(config).await?;
         let reset = async {
@@ -151,7 +151,7 @@ async fn run_until_told(
     // Its temporary folder goes last, when the store in it is closed.
     let dev = dev.map(|dev| dev::Session::prepare(dev, &mut config)).transpose()?;
     // Where there is no database yet, a policy that is wrong is told before one is made.
-    let is_new = !config.store.url.path().exists();
+    let is_new = config.store.url.file().is_some_and(|file| !file.exists());
     let policy = is_new.then(|| first_policy(&config, dev.as_ref())).transpose()?;
     let tls = config.load_tls()?;
     let listeners = Listeners::bind(&config, tls).await?;
@@ -256,7 +256,8 @@ fn prefix(config: &Config) -> Result<Prefix, Failure> {
 }
 
 async fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
-    store::open(config.store.url.expose())
+    let schema = if config.store.migrate { Schema::BringUpToDate } else { Schema::LeaveAsItIs };
+    store::open_with(config.store.url.expose(), schema)
         .await
         .map_err(|error| Failure::of("cannot use the store", &error))
 }

@@ -64,8 +64,10 @@ pub struct Config {
 /// Where keys and accounts are kept.
 #[derive(Debug)]
 pub struct Store {
-    /// `sqlite://PATH`; a relative path starts in the working directory.
+    /// `sqlite://PATH`, where a relative path starts in the working directory, or `postgres://…`.
     pub url: StoreUrl,
+    /// Whether a start brings the schema of a PostgreSQL database up to date.
+    pub migrate: bool,
     /// How long one read by the reader of changes may take, in milliseconds.
     pub read_timeout_ms: u64,
 }
@@ -175,7 +177,7 @@ impl Config {
         let Self {
             root_token,
             insecure,
-            store: Store { url, read_timeout_ms },
+            store: Store { url, migrate, read_timeout_ms },
             grpc: Grpc { listen: grpc_listen, callers, caller_names, reflection, tls: grpc_tls },
             administration:
                 Administration { listen: administration_listen, tls: administration_tls },
@@ -206,6 +208,7 @@ impl Config {
             ("root_token", root_token),
             ("insecure", insecure),
             ("store.url", url),
+            ("store.migrate", migrate),
             ("store.read_timeout_ms", read_timeout_ms),
             ("grpc.listen", grpc_listen),
             ("grpc.callers", callers),
@@ -265,7 +268,7 @@ impl Grpc {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: StoreUrl::default(), read_timeout_ms: 250 }
+        Self { url: StoreUrl::default(), migrate: true, read_timeout_ms: 250 }
     }
 }
 

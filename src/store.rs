@@ -27,7 +27,10 @@ use crate::revision::Position;
 use crate::token::{Digest, Environment};
 
 mod door;
+mod postgres;
+mod reading;
 mod row;
+mod sql;
 mod sqlite;
 mod verify;
 
@@ -81,18 +84,65 @@ pub trait Store: Send + Sync {
     /// The highest time that was kept or written.
     async fn kept_time(&self) -> Result<Timestamp, StoreError>;
 
-    /// Changes whenever something was committed: the reader's reason to read.
+    /// What may be lost although it was acknowledged, as the database is set up at present, in words for its
+    /// operator; `None` when nothing may.
+    async fn caveat(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
+    /// Changes whenever something was committed here: the reader's reason to read. What others commit to the same
+    /// store it does not tell.
     fn commits(&self) -> watch::Receiver<u64>;
 
     /// Ends what is under way and lets go of the files; later calls fail.
     async fn close(&self);
 }
 
-/// Opens the store that a URL names (`sqlite://PATH`), brings its schema up to date and takes its lock.
+/// What opening does about a schema that is not up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// Brings it up to date.
+    BringUpToDate,
+    /// Refuses it: somebody else brings it up to date, by [`migrate`]. A file is always brought up to date.
+    LeaveAsItIs,
+}
+
+/// Opens the store that a URL names (`sqlite://PATH`, `postgres://…`) and brings its schema up to date. A file is
+/// locked, so that no other process uses it.
 pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    open_with(url, Schema::BringUpToDate).await
+}
+
+/// Opens the store that a URL names, its schema up to date.
+pub async fn open_with(url: &str, schema: Schema) -> Result<Arc<dyn Store>, StoreError> {
     match url.split_once("://") {
         Some(("sqlite", path)) => Ok(Arc::new(sqlite::SqliteStore::open(path).await?)),
-        _ => Err(unknown_scheme(url)),
+        Some(("postgres" | "postgresql", _)) => {
+            Ok(Arc::new(postgres::PostgresStore::open(url, schema).await?))
+        }
+        _ => Err(unknown_scheme()),
+    }
+}
+
+/// Whether a URL is one that a store can be opened by, as far as can be seen without opening it. Nothing that could
+/// be a password is repeated.
+pub fn check(url: &str) -> Result<(), StoreError> {
+    match url.split_once("://") {
+        Some(("sqlite", _)) => Ok(()),
+        Some(("postgres" | "postgresql", _)) => postgres::check(url),
+        _ => Err(unknown_scheme()),
+    }
+}
+
+/// Brings the schema of the store that a URL names up to date; no more is done when it is.
+pub async fn migrate(url: &str) -> Result<(), StoreError> {
+    match url.split_once("://") {
+        Some(("sqlite", path)) => {
+            sqlite::SqliteStore::open(path).await?.close().await;
+            Ok(())
+        }
+        Some(("postgres" | "postgresql", _)) => postgres::migrate(url).await,
+        _ => Err(unknown_scheme()),
     }
 }
 
@@ -101,14 +151,18 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
 pub async fn verify(url: &str, mut tell: impl FnMut(Fault) + Send) -> Result<Checked, StoreError> {
     match url.split_once("://") {
         Some(("sqlite", path)) => sqlite::verify::verify(path.as_ref(), &mut tell).await,
-        _ => Err(unknown_scheme(url)),
+        Some(("postgres" | "postgresql", _)) => postgres::verify::verify(url, &mut tell).await,
+        _ => Err(unknown_scheme()),
     }
 }
 
-fn unknown_scheme(url: &str) -> StoreError {
-    StoreError::Unusable(format!(
-        "store.url `{url}`: must be `sqlite://PATH`, as in `sqlite://latchkey.db`"
-    ))
+/// The URL is not repeated: whatever it is, a password may stand in it.
+fn unknown_scheme() -> StoreError {
+    StoreError::Unusable(
+        "store.url must be `sqlite://PATH`, as in `sqlite://latchkey.db`, or \
+         `postgres://USER:PASSWORD@HOST/DATABASE`"
+            .into(),
+    )
 }
 
 /// Why a store could not do its part.

@@ -33,15 +33,16 @@ impl Chosen {
         }
         let beside = match dev {
             Some(session) => return Self::Made(Delivery::File(session.root_token_file())),
-            None => beside_the_store(config.store.url.path()),
+            None => beside_the_store(config.store.url.file()),
         };
         Self::Made(Delivery::choose(None).unwrap_or(Delivery::File(beside)))
     }
 }
 
-/// `latchkey.db.root-token` for `latchkey.db`.
-fn beside_the_store(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+/// `latchkey.db.root-token` for `latchkey.db`; for a store that is no file, `latchkey.root-token` in the working
+/// directory.
+fn beside_the_store(file: Option<&Path>) -> PathBuf {
+    let mut name = file.unwrap_or(Path::new("latchkey")).as_os_str().to_owned();
     name.push(".root-token");
     name.into()
 }

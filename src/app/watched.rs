@@ -15,9 +15,6 @@ use crate::metrics::Metrics;
 use crate::store::Observed;
 use crate::telemetry::{LinesDropped, LogLevels, Logging, Observer, Scrape};
 
-/// The one kind of store that there is, as OpenTelemetry calls it.
-const SYSTEM: &str = "sqlite";
-
 /// The store, and what watches it.
 pub(super) struct Watched {
     pub(super) store: Arc<Observed>,
@@ -38,7 +35,8 @@ impl Watched {
     /// Opens the store.
     pub(super) async fn open(config: &Config, logging: &Logging) -> Result<Self, Failure> {
         let (started, metrics) = (machine::wall_clock(), Arc::default());
-        let store = Observed::new(open(config).await?, SYSTEM, Arc::clone(&metrics));
+        let system = config.store.url.system();
+        let store = Observed::new(open(config).await?, system, Arc::clone(&metrics));
         let (levels, lines_dropped) = (logging.levels(), logging.lines_dropped());
         Ok(Self { store: Arc::new(store), metrics, levels, lines_dropped, started })
     }

@@ -33,7 +33,7 @@ const FAULTS_MAX: usize = 1_000;
 pub(super) enum AuditCommand {
     /// Show who did what to which key, from where, with what change
     Log(LogArguments),
-    /// Check that audit trail, feed and records of a store agree; reads its file, beside a server or without
+    /// Check that audit trail, feed and records of a store agree; reads it, beside a server or without
     Verify {
         #[command(flatten)]
         output: OutputArguments,

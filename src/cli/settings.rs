@@ -18,7 +18,11 @@ pub(super) struct ConfigArguments {
     /// The configuration as TOML; the environment and flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[arg(long, value_name = "URL", help = "Where keys are kept: sqlite://PATH")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Where keys are kept: sqlite://PATH or postgres://USER@HOST/DATABASE"
+    )]
     store_url: Option<String>,
     /// Where the API listens: IP:PORT, unix:PATH or off
     #[arg(long, value_name = "ADDRESS")]

@@ -8,6 +8,7 @@ use super::setting::shortened;
 use super::{Callers, Config, Loaded};
 use crate::failure::{Failure, Failures};
 use crate::serve::Listen;
+use crate::store;
 use crate::token::{Environment, Prefix};
 
 const REALM_BYTES_MAX: usize = 100;
@@ -145,7 +146,8 @@ impl Config {
             faults.push(fault("token.prefix", message, help));
         }
         if let Some(what) = self.store.url.fault() {
-            let help = "write `url = \"sqlite://PATH\"` below [store], the path alone";
+            let help = "write `url = \"sqlite://PATH\"` below [store], the path alone, or \
+                        `url = \"postgres://USER:PASSWORD@HOST/DATABASE\"`";
             faults.push(fault("store.url", format!("store.url: {what}"), help));
         }
         if let Some(what) = self.root_token.as_ref().and_then(|token| root_fault(token, prefix)) {
@@ -214,20 +216,22 @@ fn root_fault(text: &SecretString, prefix: &str) -> Option<String> {
 
 impl super::StoreUrl {
     /// What is wrong with it, without repeating it.
-    fn fault(&self) -> Option<&'static str> {
-        match self.expose().split_once("://") {
-            None => Some("it is no URL"),
-            Some(("sqlite", "" | ":memory:")) => Some("there is no path of a file in it"),
+    fn fault(&self) -> Option<String> {
+        let fault = match self.expose().split_once("://") {
+            None => "it is no URL",
+            Some(("sqlite", "" | ":memory:")) => "there is no path of a file in it",
             // To SQLite these would begin parameters, of which there are none.
             Some(("sqlite", path)) if path.contains(['?', '#']) => {
-                Some("there is a `?` or `#` in the path, and parameters are not taken")
+                "there is a `?` or `#` in the path, and parameters are not taken"
             }
-            Some(("sqlite", _)) => None,
+            Some(("sqlite", _)) => return None,
             Some(("postgres" | "postgresql", _)) => {
-                Some("PostgreSQL needs a later version; this one stores in SQLite")
+                let fault = store::check(self.expose()).err()?.to_string();
+                return Some(fault.trim_start_matches("store.url: ").to_owned());
             }
-            Some(_) => Some("there is no store of this scheme"),
-        }
+            Some(_) => "there is no store of this scheme",
+        };
+        Some(fault.to_owned())
     }
 }
 

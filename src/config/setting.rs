@@ -236,10 +236,16 @@ impl StoreUrl {
         &self.0
     }
 
-    /// What stands after the scheme: the path of a file, where the scheme is `sqlite`.
+    /// The file that the store is kept in, where it is one.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        Path::new(self.0.split_once("://").map_or(&*self.0, |(_, path)| path))
+    pub fn file(&self) -> Option<&Path> {
+        self.0.strip_prefix("sqlite://").map(Path::new)
+    }
+
+    /// The kind of database, as OpenTelemetry calls it.
+    #[must_use]
+    pub fn system(&self) -> &'static str {
+        if self.file().is_some() { "sqlite" } else { "postgresql" }
     }
 }
 
@@ -270,7 +276,7 @@ impl fmt::Debug for StoreUrl {
 
 impl Setting for StoreUrl {
     fn set(&mut self, given: Given<'_>) -> Result<(), String> {
-        given.text().ok_or("sqlite://PATH, as a string")?.clone_into(&mut self.0);
+        given.text().ok_or("sqlite://PATH or postgres://…, as a string")?.clone_into(&mut self.0);
         Ok(())
     }
 

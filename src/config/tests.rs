@@ -116,9 +116,10 @@ fn an_address_that_others_can_reach_needs_two_words() {
 }
 
 #[test]
-fn what_is_not_served_yet_is_refused() {
-    assert!(refusal(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d")]).contains("later"));
-    assert!(!refusal(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d")]).contains("p4ss"));
+fn a_url_of_postgresql_is_looked_at_and_its_password_not_told() {
+    with(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d?sslrootcert=/ca.pem")]).check().unwrap();
+    let refused = refusal(&[("LATCHKEY__STORE__URL", "postgres://u:p4ss@h/d?sslmode=prefer")]);
+    assert!(refused.contains("promise nothing") && !refused.contains("p4ss"), "{refused}");
 }
 
 #[test]

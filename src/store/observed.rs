@@ -158,6 +158,10 @@ impl Store for Observed {
         self.watch("kept_time", self.store.kept_time(), ok).await
     }
 
+    async fn caveat(&self) -> Result<Option<String>, StoreError> {
+        self.watch("caveat", self.store.caveat(), ok).await
+    }
+
     fn commits(&self) -> watch::Receiver<u64> {
         self.store.commits()
     }

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::key::Actor;
 use crate::token;
 
+pub(super) mod rows;
 mod standing;
 
 /// The most characters of a value that a fault repeats.

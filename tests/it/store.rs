@@ -40,6 +40,11 @@ macro_rules! on_every_backend {
         } {
             $($place_area { $($place_case,)+ })+
         });
+        on_every_backend!(@backend on_postgres {
+            $($area { $($case,)+ })+
+        } {
+            $($place_area { $($place_case,)+ })+
+        });
     };
     (@backend $backend:ident {
         $($area:ident { $($case:ident,)+ })+
@@ -51,7 +56,7 @@ macro_rules! on_every_backend {
                 $(
                     #[tokio::test]
                     async fn $case() {
-                        let place = crate::store::support::place::$backend();
+                        let place = crate::store::support::place::$backend().await;
                         crate::store::$area::$case(place.open().await).await;
                     }
                 )+
@@ -60,7 +65,7 @@ macro_rules! on_every_backend {
                 $(
                     #[tokio::test]
                     async fn $place_case() {
-                        let place = crate::store::support::place::$backend();
+                        let place = crate::store::support::place::$backend().await;
                         crate::store::$place_area::$place_case(place).await;
                     }
                 )+

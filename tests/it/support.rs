@@ -17,6 +17,7 @@ mod echo;
 mod faulty;
 pub(crate) mod frames;
 pub(crate) mod pki;
+pub(crate) mod postgres;
 mod server;
 
 pub(crate) use client::{Authed, Caller, message_of, reason_of};

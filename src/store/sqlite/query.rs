@@ -7,11 +7,12 @@ use sqlx::Row as _;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::failure::failed;
-use super::rows::{account_row, counted, get, key_row, no_feed, select_keys};
+use super::rows::{counted, get, no_feed};
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, KeyState};
 use crate::store::row::json;
+use crate::store::sql::{account_row, key_row, select_keys};
 use crate::store::{AccountQuery, KeyQuery, StoreError};
 use crate::token::{Digest, Environment};
 

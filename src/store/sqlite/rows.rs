@@ -13,39 +13,14 @@ use crate::policy::Policy;
 use crate::revision::Position;
 use crate::store::door::{Head, Made, Remembered, Rows};
 use crate::store::row::{AccountRow, KeyRow, Named, PositionRow, json, policy};
+use crate::store::sql::{account_row, columns_of, key_row, position, select_accounts, select_keys};
 use crate::store::{Change, RequestMark, StoreError, Subject};
 use crate::token::Digest;
 
-type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// How many old requests one mutation forgets at most.
 const FORGOTTEN_MAX: i64 = 100;
-
-/// A `SELECT` of keys; its columns are those that [`key_row`] reads, in that order.
-macro_rules! select_keys {
-    ($($rest:expr),+) => {
-        concat!(
-            "SELECT id, format, version, epoch, n, tag, account_id, display_name, environment, class, ",
-            "scopes, grantable_scopes, digest, digest_algorithm, hint, create_time, update_time, ",
-            "expire_time, revoke_time, revoke_reason, revoke_comment, disabled, allowed_cidrs, labels, ",
-            "rotated_from, rotated_to, created_by FROM keys ",
-            $($rest),+
-        )
-    };
-}
-pub(super) use select_keys;
-
-/// A `SELECT` of accounts; its columns are those that [`account_row`] reads, in that order.
-macro_rules! select_accounts {
-    ($($rest:expr),+) => {
-        concat!(
-            "SELECT id, format, version, epoch, n, tag, display_name, plan, suspended, suspend_reason, ",
-            "labels, create_time, update_time FROM accounts ",
-            $($rest),+
-        )
-    };
-}
-pub(super) use select_accounts;
 
 /// What counts against a limit at `?2`, after the account and the class. A predecessor in overlap is not
 /// counted as long as its successor counts in its place.
@@ -366,66 +341,7 @@ where
     row.try_get(column).map_err(failed)
 }
 
-/// The position in three columns from this one on.
-pub(super) fn position(row: &SqliteRow, column: usize) -> Result<Position, StoreError> {
-    Ok(PositionRow {
-        epoch: get(row, column)?,
-        n: get(row, column + 1)?,
-        tag: get(row, column + 2)?,
-    }
-    .into())
-}
-
-/// Where the digest stands in what [`select_keys`] selects.
-pub(super) const DIGEST_COLUMN: usize = 12;
-
-/// A row of [`select_keys`].
-pub(super) fn key_row(row: &SqliteRow) -> Result<KeyRow, StoreError> {
-    Ok(KeyRow {
-        id: get(row, 0)?,
-        format: get(row, 1)?,
-        version: get(row, 2)?,
-        revision: PositionRow { epoch: get(row, 3)?, n: get(row, 4)?, tag: get(row, 5)? },
-        account_id: get(row, 6)?,
-        display_name: get(row, 7)?,
-        environment: get(row, 8)?,
-        class: get(row, 9)?,
-        scopes: get(row, 10)?,
-        grantable_scopes: get(row, 11)?,
-        digest: get(row, DIGEST_COLUMN)?,
-        digest_algorithm: get(row, 13)?,
-        hint: get(row, 14)?,
-        create_time: get(row, 15)?,
-        update_time: get(row, 16)?,
-        expire_time: get(row, 17)?,
-        revoke_time: get(row, 18)?,
-        revoke_reason: get(row, 19)?,
-        revoke_comment: get(row, 20)?,
-        disabled: get(row, 21)?,
-        allowed_cidrs: get(row, 22)?,
-        labels: get(row, 23)?,
-        rotated_from: get(row, 24)?,
-        rotated_to: get(row, 25)?,
-        created_by: get(row, 26)?,
-    })
-}
-
-/// A row of [`select_accounts`]; more columns may follow.
-pub(super) fn account_row(row: &SqliteRow) -> Result<AccountRow, StoreError> {
-    Ok(AccountRow {
-        id: get(row, 0)?,
-        format: get(row, 1)?,
-        version: get(row, 2)?,
-        revision: PositionRow { epoch: get(row, 3)?, n: get(row, 4)?, tag: get(row, 5)? },
-        display_name: get(row, 6)?,
-        plan: get(row, 7)?,
-        suspended: get(row, 8)?,
-        suspend_reason: get(row, 9)?,
-        labels: get(row, 10)?,
-        create_time: get(row, 11)?,
-        update_time: get(row, 12)?,
-    })
-}
+columns_of!(SqliteRow);
 
 /// The feed's one row is written when the schema is.
 pub(super) fn no_feed() -> StoreError {

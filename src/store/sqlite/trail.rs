@@ -4,27 +4,14 @@
 //! its own. A span of time is a span of numbers, since times never go back along the changes.
 
 use futures_util::TryStreamExt as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
 use super::failure::failed;
-use super::rows::get;
 use crate::account::AccountId;
 use crate::audit::Kind;
 use crate::clock::Timestamp;
-use crate::store::row::EntryRow;
+use crate::store::sql::{entry_row, select_entries};
 use crate::store::{AUDIT_PAGE_BYTES, AuditPage, AuditQuery, StoreError};
-
-/// A `SELECT` of entries; its columns are those that [`entry_row`] reads, in that order.
-macro_rules! select_entries {
-    ($($rest:expr),+) => {
-        concat!(
-            "SELECT (SELECT epoch FROM feed), n, ",
-            "(SELECT tag FROM changes WHERE changes.n = audit.n), at, actor, action, account_id, ",
-            "key_id, change, peer, request_id FROM audit ",
-            $($rest),+
-        )
-    };
-}
 
 /// What is led by one condition; the others are looked at row by row. Of two bounds on the numbers
 /// SQLite would use one alone, so the lesser is taken.
@@ -107,23 +94,6 @@ pub(super) async fn page(
         page.entries.push(row.into_entry()?);
     }
     Ok(page)
-}
-
-/// A row of [`select_entries`].
-pub(super) fn entry_row(row: &SqliteRow) -> Result<EntryRow, StoreError> {
-    Ok(EntryRow {
-        epoch: get(row, 0)?,
-        n: get(row, 1)?,
-        tag: get(row, 2)?,
-        at: get(row, 3)?,
-        actor: get(row, 4)?,
-        action: get(row, 5)?,
-        account_id: get(row, 6)?,
-        key_id: get(row, 7)?,
-        change: get(row, 8)?,
-        peer: get(row, 9)?,
-        request_id: get(row, 10)?,
-    })
 }
 
 #[cfg(test)]

@@ -6,21 +6,21 @@
 
 use std::path::Path;
 
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection as _, Executor as _};
 
 use super::failure::{failed, unusable};
 use super::open;
-use super::rows::{account_row, get, key_row, no_feed, position, select_accounts, select_keys};
+use super::rows::{get, no_feed};
 use crate::clock::Timestamp;
 use crate::store::StoreError;
 use crate::store::door::forgotten_before;
-use crate::store::row::{PositionRow, policy};
-use crate::store::verify::{
-    ActorRow, Checked, FeedRow, HeadRow, History, RequestRow, SchemaRow, Standing, StepRow, Tell,
-    TrailRow, Verifier,
+use crate::store::sql::{Columns as _, account_row, key_row, select_accounts, select_keys};
+use crate::store::verify::rows::{
+    feed_row, head_row, page, policy_standing, request_row, step_row, trail_row,
 };
+use crate::store::verify::{Checked, History, SchemaRow, Standing, Tell, Verifier};
 
 /// How many records are held at once while their entries are gone through.
 const PAGE: u32 = 500;
@@ -118,8 +118,7 @@ impl Pass<'_> {
             .await
             .map_err(failed)?
             .ok_or_else(no_feed)?;
-        let epoch_n_tag = PositionRow::from(position(&head, 0)?);
-        let head = HeadRow { position: epoch_n_tag, at: get(&head, 3)?, is_seeded: get(&head, 4)? };
+        let head = head_row(&head)?;
         self.verifier.head(&head);
         let mut rows = sqlx::query(FEED).fetch(&mut *self.connection);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
@@ -168,32 +167,16 @@ impl Pass<'_> {
         table: &Table,
         after: &str,
         up_to: &str,
-        page: Vec<(String, Result<Standing, StoreError>)>,
+        records: Vec<(String, Result<Standing, StoreError>)>,
     ) -> Result<(), StoreError> {
-        let history = |id: &str| History::of(format!("{} {id}", table.name));
-        let mut page = page.into_iter().peekable();
-        let mut open: Option<(String, History)> = None;
-        let mut rows =
-            sqlx::query(table.entries).bind(after).bind(up_to).fetch(&mut *self.connection);
-        loop {
-            let row = rows.try_next().await.map_err(failed)?;
-            let id: Option<String> = row.as_ref().map(|row| get(row, 0)).transpose()?;
-            // What came before this entry's record is whole, with entries or without.
-            if open.as_ref().is_some_and(|(open, _)| Some(open) != id.as_ref())
-                && let Some((id, history)) = open.take()
-            {
-                let standing =
-                    page.next_if(|(known, _)| *known == id).map(|(_, standing)| standing);
-                self.verifier.record(history, standing);
-            }
-            while let Some((id, standing)) =
-                page.next_if(|(known, _)| id.as_ref().is_none_or(|id| known < id))
-            {
-                self.verifier.record(history(&id), Some(standing));
-            }
-            let (Some(row), Some(id)) = (row, id) else { return Ok(()) };
-            open.get_or_insert_with(|| (id.clone(), history(&id))).1.step(step_row(&row)?);
-        }
+        let entries =
+            sqlx::query(table.entries).bind(after).bind(up_to).fetch(&mut *self.connection).map(
+                |row| {
+                    let row = row.map_err(failed)?;
+                    Ok((row.text(0)?, step_row(&row)?))
+                },
+            );
+        page(&mut self.verifier, table.name, records, entries).await
     }
 
     async fn policy(&mut self) -> Result<u64, StoreError> {
@@ -243,56 +226,4 @@ impl Pass<'_> {
 async fn schema_of(connection: &mut SqliteConnection) -> Result<Vec<SchemaRow>, StoreError> {
     let rows = sqlx::query(SCHEMA).fetch_all(connection).await.map_err(failed)?;
     rows.iter().map(|row| Ok(SchemaRow { name: get(row, 0)?, sql: get(row, 1)? })).collect()
-}
-
-fn request_row(row: &SqliteRow) -> Result<RequestRow, StoreError> {
-    Ok(RequestRow { rpc: get(row, 0)?, id: get(row, 1)?, at: get(row, 2)? })
-}
-
-fn feed_row(row: &SqliteRow) -> Result<FeedRow, StoreError> {
-    Ok(FeedRow {
-        n: get(row, 0)?,
-        tag: get(row, 1)?,
-        kind: get(row, 2)?,
-        subject: get(row, 3)?,
-        at: get(row, 4)?,
-    })
-}
-
-fn trail_row(row: &SqliteRow) -> Result<Option<TrailRow>, StoreError> {
-    let Some(at) = get(row, 5)? else { return Ok(None) };
-    Ok(Some(TrailRow {
-        at,
-        actor: get(row, 6)?,
-        action: get(row, 7)?,
-        account_id: get(row, 8)?,
-        key_id: get(row, 9)?,
-        change: get(row, 10)?,
-        peer: get(row, 11)?,
-        request_id: get(row, 12)?,
-        actor_key: actor_row(row)?,
-    }))
-}
-
-fn actor_row(row: &SqliteRow) -> Result<Option<ActorRow>, StoreError> {
-    let Some(account_id) = get(row, 13)? else { return Ok(None) };
-    Ok(Some(ActorRow { account_id, revoke_time: get(row, 14)?, first_entry: get(row, 15)? }))
-}
-
-fn step_row(row: &SqliteRow) -> Result<StepRow, StoreError> {
-    Ok(StepRow {
-        n: get(row, 1)?,
-        tag: get(row, 2)?,
-        at: get(row, 3)?,
-        account_id: get(row, 4)?,
-        change: get(row, 5)?,
-        digest: get(row, 6)?,
-    })
-}
-
-fn policy_standing(row: &SqliteRow) -> Result<Standing, StoreError> {
-    let document: String = get(row, 4)?;
-    let policy = policy(get(row, 3)?, &document)?;
-    let version = get::<i64>(row, 5)?.cast_unsigned();
-    Ok(Standing::policy(&policy, position(row, 0)?, version, Timestamp::from_micros(get(row, 6)?)))
 }

@@ -22,7 +22,7 @@ async fn fault(path: &Path) -> String {
 
 #[tokio::test]
 async fn a_second_process_is_refused_and_told_why() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     let fault = fault(&place.file()).await;
     assert!(fault.contains("in use") && fault.contains("latchkey.db.lock"), "{fault}");
@@ -32,7 +32,7 @@ async fn a_second_process_is_refused_and_told_why() {
 
 #[tokio::test]
 async fn a_file_that_is_no_database_is_refused() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     std::fs::write(place.file(), "nothing that SQLite would know, and long enough".repeat(50))
         .unwrap();
     let fault = fault(&place.file()).await;
@@ -41,7 +41,7 @@ async fn a_file_that_is_no_database_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_database_is_refused() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     with_account(&store, "enterprise").await;
     for _ in 0..50 {
@@ -58,7 +58,7 @@ async fn a_damaged_database_is_refused() {
 
 #[tokio::test]
 async fn a_newer_database_is_refused() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     place.open().await.close().await;
     place
         .sql(
@@ -72,7 +72,7 @@ async fn a_newer_database_is_refused() {
 
 #[tokio::test]
 async fn records_of_a_newer_format_are_refused_at_the_start_when_they_must_be_known() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     place.open().await.close().await;
     place.sql("UPDATE feed SET least_format = 2").await;
     let fault = fault(&place.file()).await;
@@ -81,7 +81,7 @@ async fn records_of_a_newer_format_are_refused_at_the_start_when_they_must_be_kn
 
 #[tokio::test]
 async fn a_database_of_another_program_is_left_alone() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     std::fs::write(place.file(), "").unwrap();
     place.sql("CREATE TABLE recipes (name TEXT)").await;
     let fault = fault(&place.file()).await;
@@ -90,7 +90,7 @@ async fn a_database_of_another_program_is_left_alone() {
 
 #[tokio::test]
 async fn a_missing_folder_is_told_with_the_remedy() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let fault = fault(&place.file().with_file_name("none").join("latchkey.db")).await;
     assert!(fault.contains("mkdir -p"), "{fault}");
 }
@@ -98,7 +98,7 @@ async fn a_missing_folder_is_told_with_the_remedy() {
 #[tokio::test]
 async fn a_folder_that_cannot_be_written_is_told() {
     // The tests may run as root, who may write anywhere but below a file and into the kernel's.
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     std::fs::write(place.file(), "").unwrap();
     let below_a_file = fault(&place.file().join("latchkey.db")).await;
     assert!(below_a_file.contains("is not a folder"), "{below_a_file}");
@@ -108,7 +108,7 @@ async fn a_folder_that_cannot_be_written_is_told() {
 
 #[tokio::test]
 async fn a_folder_is_no_database() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     std::fs::create_dir(place.file()).unwrap();
     let fault = fault(&place.file()).await;
     assert!(fault.contains("it is a folder"), "{fault}");
@@ -124,7 +124,7 @@ async fn a_database_in_memory_is_refused() {
 
 #[tokio::test]
 async fn only_its_owner_may_read_the_files() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     with_account(&store, "free").await;
     for file in std::fs::read_dir(place.file().parent().unwrap()).unwrap() {
@@ -137,7 +137,7 @@ async fn only_its_owner_may_read_the_files() {
 
 #[tokio::test]
 async fn closing_leaves_one_database_file() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     with_account(&store, "free").await;
     first_read(&store).await;
@@ -148,7 +148,7 @@ async fn closing_leaves_one_database_file() {
 
 #[tokio::test]
 async fn one_key_that_makes_no_sense_is_unreadable_and_stops_no_other() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     with_account(&store, "developer").await;
     let bad = key(&store, create_reader()).await;
@@ -182,7 +182,7 @@ async fn one_key_that_makes_no_sense_is_unreadable_and_stops_no_other() {
 
 #[tokio::test]
 async fn one_account_that_makes_no_sense_is_unreadable_and_stops_no_other() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     with_account(&store, "developer").await;
     done(&store, create_account("other", "free")).await;
@@ -198,7 +198,7 @@ async fn one_account_that_makes_no_sense_is_unreadable_and_stops_no_other() {
 
 #[tokio::test]
 async fn a_policy_that_makes_no_sense_is_unreadable() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     with_account(&store, "developer").await;
     place.sql("UPDATE policy SET document = '{\"what\":1}'").await;
@@ -210,7 +210,7 @@ async fn a_policy_that_makes_no_sense_is_unreadable() {
 
 #[tokio::test]
 async fn the_database_itself_refuses_to_forget() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     with_account(&store, "developer").await;
     let made = key(&store, create_reader()).await;

@@ -121,7 +121,7 @@ async fn verified(place: &Place) -> (Checked, Vec<Fault>) {
 #[tokio::test]
 async fn a_store_is_whole_whatever_was_done_to_it() {
     for seed in 0..12 {
-        let place = on_sqlite();
+        let place = on_sqlite().await;
         let store = place.open().await;
         work(&store, seed, 120).await;
         // Beside the store that is in use, and without it.
@@ -140,7 +140,7 @@ async fn a_store_is_whole_whatever_was_done_to_it() {
 
 #[tokio::test]
 async fn an_empty_store_is_whole() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     assert_eq!(verified(&place).await, (Checked::default(), Vec::new()));
     store.close().await;
@@ -148,7 +148,7 @@ async fn an_empty_store_is_whole() {
 
 #[tokio::test]
 async fn a_store_is_whole_at_every_moment_while_it_is_written_to() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let store = place.open().await;
     let root = seeded(&store).await;
     done(&store, create_account("acme", "enterprise")).await;
@@ -379,11 +379,11 @@ async fn a_small_store(place: &Place) {
 
 #[tokio::test]
 async fn each_kind_of_tampering_is_found_and_named() {
-    let sound = on_sqlite();
+    let sound = on_sqlite().await;
     a_small_store(&sound).await;
     assert_eq!(verified(&sound).await.1, []);
     for (tampering, told) in TAMPERING {
-        let place = on_sqlite();
+        let place = on_sqlite().await;
         std::fs::copy(sound.file(), place.file()).unwrap();
         place.sql(DROP_TRIGGERS).await;
         place.sql(tampering).await;
@@ -400,7 +400,7 @@ async fn each_kind_of_tampering_is_found_and_named() {
 
 #[tokio::test]
 async fn what_is_no_store_is_not_verified() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     let fault = async || verify(&place.url(), |_| ()).await.unwrap_err().to_string();
     assert!(fault().await.contains("latchkey.db"), "there is no file");
     assert!(!place.file().exists());
@@ -414,7 +414,7 @@ async fn what_is_no_store_is_not_verified() {
 
 #[tokio::test]
 async fn a_store_of_a_newer_version_is_left_to_it() {
-    let place = on_sqlite();
+    let place = on_sqlite().await;
     a_small_store(&place).await;
     place.sql("UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").await;
     let error = verify(&place.url(), |_| ()).await.unwrap_err().to_string();

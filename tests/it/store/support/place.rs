@@ -3,35 +3,52 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sqlx::postgres::PgRow;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
-use sqlx::{ConnectOptions as _, Row as _, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Database, Row};
 
 use super::Shared;
+use crate::support::postgres::{self, Postgres};
 
 /// A fresh place for a store.
-pub(crate) struct Place {
-    folder: PathBuf,
+pub(crate) enum Place {
+    /// A folder, with a file in it.
+    Sqlite(PathBuf),
+    /// A database of a server that all tests share.
+    Postgres(&'static Postgres, String),
 }
 
 /// A folder for an SQLite store.
-pub(crate) fn on_sqlite() -> Place {
+pub(crate) async fn on_sqlite() -> Place {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let name = format!("store-{}-{number}", std::process::id());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).unwrap();
-    Place { folder }
+    Place::Sqlite(folder)
+}
+
+/// A database for a PostgreSQL store.
+pub(crate) async fn on_postgres() -> Place {
+    let server = postgres::shared().await;
+    Place::Postgres(server, server.database().await)
 }
 
 impl Place {
     /// The URL to open it by.
     pub(crate) fn url(&self) -> String {
-        format!("sqlite://{}", self.file().display())
+        match self {
+            Self::Sqlite(_) => format!("sqlite://{}", self.file().display()),
+            Self::Postgres(server, database) => server.url(database),
+        }
     }
 
     /// The database's file.
     pub(crate) fn file(&self) -> PathBuf {
-        self.folder.join("latchkey.db")
+        match self {
+            Self::Sqlite(folder) => folder.join("latchkey.db"),
+            Self::Postgres(..) => panic!("it is in no file"),
+        }
     }
 
     /// Opens the store, as often as it was closed before.
@@ -40,29 +57,42 @@ impl Place {
     }
 
     /// Runs SQL below the store, and gives what it selects as text.
-    pub(crate) async fn sql(&self, text: &'static str) -> Vec<Vec<String>> {
+    pub(crate) async fn sql(&self, text: &str) -> Vec<Vec<String>> {
         self.try_sql(text).await.unwrap()
     }
 
     /// Runs SQL below the store that may fail.
-    pub(crate) async fn try_sql(
-        &self,
-        text: &'static str,
-    ) -> Result<Vec<Vec<String>>, sqlx::Error> {
-        let options = SqliteConnectOptions::new().filename(self.file());
-        let mut connection = options.connect().await?;
-        let rows = sqlx::raw_sql(text.into_sql_str()).fetch_all(&mut connection).await?;
-        let text = |row: &SqliteRow, column| {
-            row.try_get_unchecked::<String, _>(column).unwrap_or_default()
-        };
-        let cells = |row: &SqliteRow| (0..row.len()).map(|column| text(row, column)).collect();
-        Ok(rows.iter().map(cells).collect())
+    pub(crate) async fn try_sql(&self, text: &str) -> Result<Vec<Vec<String>>, sqlx::Error> {
+        let query = sqlx::raw_sql(AssertSqlSafe(text.to_owned()));
+        match self {
+            Self::Sqlite(_) => {
+                let options = SqliteConnectOptions::new().filename(self.file());
+                let rows = query.fetch_all(&mut options.connect().await?).await?;
+                Ok(rows.iter().map(cells::<SqliteRow>).collect())
+            }
+            Self::Postgres(server, database) => {
+                let rows = query.fetch_all(&mut server.connect(database).await).await?;
+                Ok(rows.iter().map(cells::<PgRow>).collect())
+            }
+        }
     }
+}
+
+fn cells<R: Row>(row: &R) -> Vec<String>
+where
+    usize: sqlx::ColumnIndex<R>,
+    String: for<'r> sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    R::Database: Database,
+{
+    let text = |column| row.try_get_unchecked::<String, _>(column).unwrap_or_default();
+    (0..row.len()).map(text).collect()
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // What cannot be removed is below the build's folder, and goes with it.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        if let Self::Sqlite(folder) = self {
+            // What cannot be removed is below the build's folder, and goes with it.
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 }

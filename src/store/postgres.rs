@@ -1,0 +1,213 @@
+//! The store for many nodes: one PostgreSQL database, of version 12 or newer.
+//!
+//! One connection writes, in a task of its own; one is the reader's; a few serve look-ups. Absent on purpose:
+//! LISTEN, session locks and anything else that a session would have to keep; reading from standbys.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use self::failure::too_slow;
+use self::link::{Link, Pool};
+use self::settings::Settings;
+use self::writer::{Job, Writer};
+use super::{
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
+    StoreError,
+};
+use crate::account::{Account, AccountId};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::key::{KeyId, KeyRecord};
+use crate::policy::Policy;
+use crate::revision::Position;
+use crate::token::Digest;
+
+mod settings;
+
+mod open;
+
+mod link;
+
+mod writer;
+
+mod rows;
+
+mod read;
+
+mod query;
+
+mod trail;
+
+pub(super) mod verify;
+
+mod failure;
+
+pub(super) use open::migrate;
+
+/// Whether this URL is right, as far as it tells.
+pub(super) fn check(url: &str) -> Result<(), StoreError> {
+    Settings::parse(url).map(drop)
+}
+
+/// How many jobs may wait for the writer; who comes after waits before the queue.
+const QUEUE_MAX: usize = 256;
+const LOOKUP_CONNECTIONS_MAX: usize = 4;
+/// How long a look-up may take, with the wait for a connection.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The transaction of a look-up; the server gives up for itself what was given up here.
+const LOOK_UP: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '5s'; \
+     SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
+/// The store in a PostgreSQL database.
+pub(super) struct PostgresStore {
+    place: String,
+    reader: Pool,
+    lookups: Pool,
+    /// `None` when the store is closed.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    commits: watch::Receiver<u64>,
+}
+
+/// One look-up, in a transaction of its own: an expression of the connection.
+macro_rules! look_up {
+    ($store:expr, $link:ident => $work:expr) => {
+        $store
+            .in_time(async {
+                let (mut lent, _) = $store.lookups.begin(LOOK_UP).await?;
+                let $link: &mut Link = &mut lent.link;
+                let found = $work.await?;
+                lent.end().await?;
+                Ok(found)
+            })
+            .await
+    };
+}
+
+impl PostgresStore {
+    /// Opens the database of this URL; see [`super::open`].
+    pub(super) async fn open(url: &str, schema: super::Schema) -> Result<Self, StoreError> {
+        let settings = Settings::parse(url)?;
+        let n = open::open(&settings, schema).await?;
+        let (commits, watched) = watch::channel(n);
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let writer = Writer::new(Pool::new(settings.clone(), 1), commits);
+        Ok(Self {
+            place: settings.place.clone(),
+            reader: Pool::new(settings.clone(), 1),
+            lookups: Pool::new(settings, LOOKUP_CONNECTIONS_MAX),
+            jobs: Mutex::new(Some(jobs)),
+            writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))),
+            commits: watched,
+        })
+    }
+
+    /// Hands a job to the writer and waits for what comes of it.
+    async fn write<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+    ) -> Result<T, StoreError> {
+        let (waiter, outcome) = oneshot::channel();
+        let jobs = lock(&self.jobs).clone().ok_or_else(|| self.closed())?;
+        jobs.send(job(waiter)).await.map_err(|_| self.closed())?;
+        // The writer answers every job; when it does not, it has come to a bad end with the job in hand.
+        outcome.await.unwrap_or_else(|_| {
+            Err(StoreError::OutcomeUnknown("the store's writer has ended".into()))
+        })
+    }
+
+    async fn in_time<T>(
+        &self,
+        look_up: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        timeout(LOOKUP_TIME_MAX, look_up).await.unwrap_or_else(|_| Err(too_slow("a look-up")))
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Unavailable(format!("the database {} is closed", self.place).into())
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn read(&self, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
+        read::read(&self.reader, ask).await
+    }
+
+    async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
+        self.write(|waiter| Job::Mutate(Box::new(mutation), waiter)).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        look_up!(self, link => query::key(link, id))
+    }
+
+    async fn key_by_digest(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
+        look_up!(self, link => query::key_by_digest(link, digest))
+    }
+
+    async fn list_keys(&self, query: &KeyQuery) -> Result<Vec<KeyRecord>, StoreError> {
+        look_up!(self, link => query::list_keys(link, query))
+    }
+
+    async fn account(
+        &self,
+        id: &AccountId,
+        now: Timestamp,
+    ) -> Result<Option<(Account, u32)>, StoreError> {
+        look_up!(self, link => query::account(link, id, now))
+    }
+
+    async fn list_accounts(&self, query: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError> {
+        look_up!(self, link => query::list_accounts(link, query))
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        look_up!(self, link => trail::page(link, query))
+    }
+
+    async fn policy(&self) -> Result<(Policy, Position), StoreError> {
+        look_up!(self, link => rows::read_policy(link))?.ok_or_else(|| {
+            StoreError::Unusable("the store is empty: it has to be seeded first".into())
+        })
+    }
+
+    async fn keep_time(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(|waiter| Job::KeepTime(now, waiter)).await
+    }
+
+    async fn kept_time(&self) -> Result<Timestamp, StoreError> {
+        look_up!(self, link => query::kept_time(link))
+    }
+
+    async fn caveat(&self) -> Result<Option<String>, StoreError> {
+        look_up!(self, link => open::caveat(link))
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.clone()
+    }
+
+    async fn close(&self) {
+        self.reader.close().await;
+        self.lookups.close().await;
+        drop(lock(&self.jobs).take());
+        let writer = lock(&self.writer).take();
+        if let Some(writer) = writer
+            && let Err(error) = writer.await
+        {
+            tracing::error!(%error, "the store's writer came to a bad end");
+        }
+    }
+}
+
+/// What is locked here is only ever replaced as a whole, so a panic elsewhere leaves nothing half-done.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,139 @@
+//! Connections. Every statement goes through one of these, inside a transaction that was begun explicitly.
+//!
+//! No state is kept in a session: what has to be set is set for the transaction. So a pooler may hand out another
+//! connection for each transaction, if it keeps track of prepared statements, or none are prepared.
+
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::Stream;
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Postgres};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::failure::{ended_session, failed};
+use super::settings::Settings;
+use crate::store::StoreError;
+
+pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
+/// A connection.
+pub(super) struct Link {
+    pub(super) connection: PgConnection,
+    prepares: bool,
+}
+
+impl Link {
+    pub(super) async fn open(settings: &Settings) -> Result<Self, sqlx::Error> {
+        let connection = settings.options.connect().await?;
+        Ok(Self { connection, prepares: settings.prepares })
+    }
+
+    /// Runs statements without arguments, in one message, and gives the first row of all that they bring.
+    pub(super) async fn command(&mut self, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
+        self.connection.fetch_optional(sqlx::raw_sql(AssertSqlSafe(sql))).await
+    }
+
+    /// Runs a statement and tells how many rows it wrote.
+    pub(super) async fn run(&mut self, query: Query<'_>) -> Result<u64, StoreError> {
+        let query = query.persistent(self.prepares);
+        Ok(query.execute(&mut self.connection).await.map_err(failed)?.rows_affected())
+    }
+
+    /// The one row, or none.
+    pub(super) async fn one(&mut self, query: Query<'_>) -> Result<Option<PgRow>, StoreError> {
+        let query = query.persistent(self.prepares);
+        query.fetch_optional(&mut self.connection).await.map_err(failed)
+    }
+
+    /// All rows.
+    pub(super) async fn all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, StoreError> {
+        let query = query.persistent(self.prepares);
+        query.fetch_all(&mut self.connection).await.map_err(failed)
+    }
+
+    /// The rows, one after the other, however many.
+    pub(super) fn rows<'a>(
+        &'a mut self,
+        query: Query<'a>,
+    ) -> impl Stream<Item = Result<PgRow, sqlx::Error>> + Unpin + Send + 'a {
+        query.persistent(self.prepares).fetch(&mut self.connection)
+    }
+
+    pub(super) async fn close(self) {
+        if let Err(error) = self.connection.close().await {
+            tracing::debug!(%error, "a connection was not closed in order");
+        }
+    }
+}
+
+/// A bounded number of connections, opened when they are needed.
+pub(super) struct Pool {
+    settings: Settings,
+    idle: Mutex<Vec<Link>>,
+    permits: Semaphore,
+}
+
+impl Pool {
+    pub(super) fn new(settings: Settings, links_max: usize) -> Self {
+        Self { settings, idle: Mutex::default(), permits: Semaphore::new(links_max) }
+    }
+
+    /// Begins a transaction by these statements, and gives the row that they bring. An idle connection may have
+    /// died since; nothing was begun on it then, so it is begun on a new one.
+    pub(super) async fn begin(&self, sql: &str) -> Result<(Lent<'_>, Option<PgRow>), StoreError> {
+        let permit = self.permits.acquire().await.map_err(|_| self.closed())?;
+        let idle = self.idle().pop();
+        if let Some(mut link) = idle {
+            match link.command(sql.to_owned()).await {
+                Ok(row) => return Ok((Lent { link, pool: self, _permit: permit }, row)),
+                Err(error) if ended_session(&error) => {
+                    tracing::debug!(%error, "an idle connection was lost");
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let mut link = Link::open(&self.settings).await.map_err(failed)?;
+        let row = link.command(sql.to_owned()).await.map_err(failed)?;
+        Ok((Lent { link, pool: self, _permit: permit }, row))
+    }
+
+    /// Closes all that are idle; what is under way ends with its transaction.
+    pub(super) async fn close(&self) {
+        self.permits.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for link in idle {
+            link.close().await;
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Unavailable(format!("the database {} is closed", self.settings.place).into())
+    }
+}
+
+/// A connection with a transaction. Dropped, it is closed, and the transaction with it.
+pub(super) struct Lent<'a> {
+    pub(super) link: Link,
+    pool: &'a Pool,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Lent<'_> {
+    /// Gives the connection back, its transaction at an end.
+    pub(super) fn give_back(self) {
+        if !self.pool.permits.is_closed() {
+            self.pool.idle().push(self.link);
+        }
+    }
+
+    /// Ends a transaction that wrote nothing, and gives the connection back.
+    pub(super) async fn end(mut self) -> Result<(), StoreError> {
+        self.link.command("COMMIT".to_owned()).await.map_err(failed)?;
+        self.give_back();
+        Ok(())
+    }
+}

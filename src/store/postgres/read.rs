@@ -1,0 +1,102 @@
+//! The reader's read in PostgreSQL: one transaction of REPEATABLE READ, whose first statement takes the snapshot
+//! that all of it sees.
+//!
+//! One statement would see one snapshot too, but would have to bring changes, keys, accounts and the policy in one
+//! form, and to be planned as one. When nothing has changed and nobody waits, this comes to two messages.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+
+use super::link::{Link, Pool};
+use super::rows::{no_feed, read_policy};
+use crate::policy::Policy;
+use crate::revision::Position;
+use crate::store::reading::{self, Snapshot};
+use crate::store::sql::{Columns as _, position, select_accounts, select_keys};
+use crate::store::{ReadAsk, ReadBatch, StoreError};
+use crate::token::Digest;
+
+/// Brings what is asked for. A reader that gives up drops this, and the connection with it.
+pub(super) async fn read(pool: &Pool, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
+    let after = ask.after.map_or(0, |position| position.n);
+    let (mut lent, row) = pool.begin(&begin(after)).await?;
+    let row = row.ok_or_else(no_feed)?;
+    if row.flag(4)? {
+        return Err(StoreError::Unavailable(
+            "this server is a standby, and may be behind: store.url has to name the primary".into(),
+        ));
+    }
+    let mut reading = Reading {
+        link: &mut lent.link,
+        head: position(&row, 0)?,
+        tag: row.maybe_number(3)?.map(i64::cast_unsigned),
+    };
+    let batch = reading::read(&mut reading, ask).await?;
+    lent.end().await?;
+    Ok(batch)
+}
+
+/// Begins the transaction, with the head, what stands at a number, and whether this is a standby: there a read
+/// would be of the past. The server gives up for itself what the reader has long given up.
+fn begin(after: u64) -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
+         SET LOCAL idle_in_transaction_session_timeout = '15s'; \
+         SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), pg_is_in_recovery() FROM feed"
+    )
+}
+
+struct Reading<'a> {
+    link: &'a mut Link,
+    head: Position,
+    /// The tag at the number that was asked after.
+    tag: Option<u64>,
+}
+
+#[async_trait]
+impl Snapshot for Reading<'_> {
+    type Row = PgRow;
+
+    async fn head(&mut self) -> Result<Position, StoreError> {
+        Ok(self.head)
+    }
+
+    async fn tag_at(&mut self, _n: u64) -> Result<Option<u64>, StoreError> {
+        Ok(self.tag)
+    }
+
+    async fn changes(&mut self, after: u64, most: u64) -> Result<Vec<PgRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT n, tag, kind, subject, digest FROM changes WHERE n > $1 ORDER BY n LIMIT $2",
+        );
+        self.link.all(query.bind(after.cast_signed()).bind(most.cast_signed())).await
+    }
+
+    async fn policy(&mut self) -> Result<Option<Policy>, StoreError> {
+        Ok(read_policy(self.link).await?.map(|(policy, _)| policy))
+    }
+
+    async fn keys(&mut self, ids: &BTreeSet<String>) -> Result<Vec<PgRow>, StoreError> {
+        let ids: Vec<_> = ids.iter().cloned().collect();
+        self.link.all(sqlx::query(select_keys!("WHERE id = ANY($1)")).bind(ids)).await
+    }
+
+    async fn wanted(&mut self, digests: &[Digest]) -> Result<Vec<PgRow>, StoreError> {
+        let digests: Vec<_> = digests.iter().map(|digest| digest.as_bytes().to_vec()).collect();
+        self.link.all(sqlx::query(select_keys!("WHERE digest = ANY($1)")).bind(digests)).await
+    }
+
+    async fn page(&mut self, after: &str, most: u64) -> Result<Vec<PgRow>, StoreError> {
+        let query = sqlx::query(select_keys!("WHERE id > $1 ORDER BY id LIMIT $2"));
+        self.link.all(query.bind(after).bind(most.cast_signed())).await
+    }
+
+    async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<PgRow>, StoreError> {
+        let ids: Vec<_> = ids.iter().cloned().collect();
+        self.link
+            .all(sqlx::query(select_accounts!("WHERE id = ANY($1) ORDER BY id")).bind(ids))
+            .await
+    }
+}

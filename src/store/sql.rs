@@ -1,0 +1,166 @@
+//! What both databases are asked for in the same words, and how their rows are read.
+
+use super::StoreError;
+use super::row::{AccountRow, EntryRow, KeyRow, PositionRow};
+use crate::revision::Position;
+
+/// A `SELECT` of keys; its columns are those that [`key_row`] reads, in that order.
+macro_rules! select_keys {
+    ($($rest:expr),+) => {
+        concat!(
+            "SELECT id, format, version, epoch, n, tag, account_id, display_name, environment, class, ",
+            "scopes, grantable_scopes, digest, digest_algorithm, hint, create_time, update_time, ",
+            "expire_time, revoke_time, revoke_reason, revoke_comment, disabled, allowed_cidrs, labels, ",
+            "rotated_from, rotated_to, created_by FROM keys ",
+            $($rest),+
+        )
+    };
+}
+pub(super) use select_keys;
+
+/// A `SELECT` of accounts; its columns are those that [`account_row`] reads, in that order.
+macro_rules! select_accounts {
+    ($($rest:expr),+) => {
+        concat!(
+            "SELECT id, format, version, epoch, n, tag, display_name, plan, suspended, suspend_reason, ",
+            "labels, create_time, update_time FROM accounts ",
+            $($rest),+
+        )
+    };
+}
+pub(super) use select_accounts;
+
+/// A `SELECT` of entries; its columns are those that [`entry_row`] reads, in that order.
+macro_rules! select_entries {
+    ($($rest:expr),+) => {
+        concat!(
+            "SELECT (SELECT epoch FROM feed), n, ",
+            "(SELECT tag FROM changes WHERE changes.n = audit.n), at, actor, action, account_id, ",
+            "key_id, change, peer, request_id FROM audit ",
+            $($rest),+
+        )
+    };
+}
+pub(super) use select_entries;
+
+/// The columns of a row, by their places.
+pub(super) trait Columns {
+    fn number(&self, column: usize) -> Result<i64, StoreError>;
+    fn maybe_number(&self, column: usize) -> Result<Option<i64>, StoreError>;
+    fn text(&self, column: usize) -> Result<String, StoreError>;
+    fn maybe_text(&self, column: usize) -> Result<Option<String>, StoreError>;
+    fn bytes(&self, column: usize) -> Result<Vec<u8>, StoreError>;
+    fn maybe_bytes(&self, column: usize) -> Result<Option<Vec<u8>>, StoreError>;
+    fn flag(&self, column: usize) -> Result<bool, StoreError>;
+}
+
+/// Reads columns of the rows of one database.
+macro_rules! columns_of {
+    ($row:ty) => {
+        impl $crate::store::sql::Columns for $row {
+            fn number(&self, column: usize) -> Result<i64, StoreError> {
+                get(self, column)
+            }
+            fn maybe_number(&self, column: usize) -> Result<Option<i64>, StoreError> {
+                get(self, column)
+            }
+            fn text(&self, column: usize) -> Result<String, StoreError> {
+                get(self, column)
+            }
+            fn maybe_text(&self, column: usize) -> Result<Option<String>, StoreError> {
+                get(self, column)
+            }
+            fn bytes(&self, column: usize) -> Result<Vec<u8>, StoreError> {
+                get(self, column)
+            }
+            fn maybe_bytes(&self, column: usize) -> Result<Option<Vec<u8>>, StoreError> {
+                get(self, column)
+            }
+            fn flag(&self, column: usize) -> Result<bool, StoreError> {
+                get(self, column)
+            }
+        }
+    };
+}
+pub(super) use columns_of;
+
+/// The position in three columns from this one on.
+pub(super) fn position(row: &impl Columns, column: usize) -> Result<Position, StoreError> {
+    position_row(row, column).map(Position::from)
+}
+
+fn position_row(row: &impl Columns, column: usize) -> Result<PositionRow, StoreError> {
+    Ok(PositionRow {
+        epoch: row.number(column)?,
+        n: row.number(column + 1)?,
+        tag: row.number(column + 2)?,
+    })
+}
+
+/// Where the digest stands in what [`select_keys`] selects.
+pub(super) const DIGEST_COLUMN: usize = 12;
+
+/// A row of [`select_keys`].
+pub(super) fn key_row(row: &impl Columns) -> Result<KeyRow, StoreError> {
+    Ok(KeyRow {
+        id: row.text(0)?,
+        format: row.number(1)?,
+        version: row.number(2)?,
+        revision: position_row(row, 3)?,
+        account_id: row.text(6)?,
+        display_name: row.text(7)?,
+        environment: row.text(8)?,
+        class: row.text(9)?,
+        scopes: row.text(10)?,
+        grantable_scopes: row.text(11)?,
+        digest: row.bytes(DIGEST_COLUMN)?,
+        digest_algorithm: row.text(13)?,
+        hint: row.text(14)?,
+        create_time: row.number(15)?,
+        update_time: row.number(16)?,
+        expire_time: row.maybe_number(17)?,
+        revoke_time: row.maybe_number(18)?,
+        revoke_reason: row.maybe_text(19)?,
+        revoke_comment: row.maybe_text(20)?,
+        disabled: row.flag(21)?,
+        allowed_cidrs: row.text(22)?,
+        labels: row.text(23)?,
+        rotated_from: row.maybe_text(24)?,
+        rotated_to: row.maybe_text(25)?,
+        created_by: row.text(26)?,
+    })
+}
+
+/// A row of [`select_accounts`]; more columns may follow.
+pub(super) fn account_row(row: &impl Columns) -> Result<AccountRow, StoreError> {
+    Ok(AccountRow {
+        id: row.text(0)?,
+        format: row.number(1)?,
+        version: row.number(2)?,
+        revision: position_row(row, 3)?,
+        display_name: row.text(6)?,
+        plan: row.text(7)?,
+        suspended: row.flag(8)?,
+        suspend_reason: row.text(9)?,
+        labels: row.text(10)?,
+        create_time: row.number(11)?,
+        update_time: row.number(12)?,
+    })
+}
+
+/// A row of [`select_entries`].
+pub(super) fn entry_row(row: &impl Columns) -> Result<EntryRow, StoreError> {
+    Ok(EntryRow {
+        epoch: row.number(0)?,
+        n: row.number(1)?,
+        tag: row.maybe_number(2)?,
+        at: row.number(3)?,
+        actor: row.text(4)?,
+        action: row.text(5)?,
+        account_id: row.maybe_text(6)?,
+        key_id: row.maybe_text(7)?,
+        change: row.text(8)?,
+        peer: row.text(9)?,
+        request_id: row.maybe_text(10)?,
+    })
+}

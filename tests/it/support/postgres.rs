@@ -1,0 +1,208 @@
+//! A real PostgreSQL, started for the tests of this process and ended with it.
+//!
+//! One server for all tests that need nothing special of one, with a database for each; it listens on a Unix
+//! socket alone. `./check` installs the programs.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
+use tokio::sync::OnceCell;
+
+use super::Folder;
+
+/// Who owns everything in it.
+pub(crate) const USER: &str = "keeper";
+
+/// How long a start may take on a busy machine.
+const START_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Ends the server, however this process ends: then nobody writes to its input any more.
+const UNTIL_END_OF_INPUT: &str = r#"
+programs=$1; folder=$2; shift 2
+"$programs/postgres" -D "$folder/data" -k "$folder" "$@" >"$folder/log" 2>&1 </dev/null &
+server=$!
+cat >/dev/null
+kill -QUIT $server
+wait $server
+rm -rf "$folder"
+"#;
+
+/// A server.
+pub(crate) struct Postgres {
+    folder: Folder,
+    port: u16,
+    keeper: Child,
+}
+
+/// The server of all tests that need nothing special of one.
+pub(crate) async fn shared() -> &'static Postgres {
+    static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+    SHARED.get_or_init(|| Postgres::start(&[])).await
+}
+
+impl Postgres {
+    /// A server of one's own, with settings (`name=value`).
+    pub(crate) async fn start(settings: &[&str]) -> Self {
+        let folder = Folder::new();
+        make_data(folder.path());
+        Self::run(folder, settings).await
+    }
+
+    /// A standby of this server.
+    pub(crate) async fn standby(&self) -> Self {
+        let folder = Folder::new();
+        own(folder.path());
+        let from = format!("host={} port={} user={USER}", self.folder.path().display(), self.port);
+        let copy = program("pg_basebackup");
+        let data = folder.path().join("data");
+        succeed(as_owner(&copy).arg("-D").arg(data).args(["-R", "-c", "fast", "-d", &from]));
+        Self::run(folder, &[]).await
+    }
+
+    async fn run(folder: Folder, settings: &[&str]) -> Self {
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        // It names the socket and nothing else, unless a test has it listen on TCP too.
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(20_000 + (std::process::id() * 7 + number) % 10_000).unwrap();
+        let mut keeper = as_owner(Path::new("/bin/sh"));
+        keeper.args(["-c", UNTIL_END_OF_INPUT, "postgres"]).arg(programs()).arg(folder.path());
+        keeper.args(["-p", &port.to_string()]);
+        let common = ["listen_addresses=", "max_connections=400", "shared_buffers=32MB"];
+        for setting in common.iter().chain(settings) {
+            keeper.args(["-c", setting]);
+        }
+        let keeper = keeper.stdin(Stdio::piped()).spawn().unwrap();
+        let server = Self { folder, port, keeper };
+        let answers = async {
+            while server.options("postgres").connect().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let is_up = tokio::time::timeout(START_TIME_MAX, answers).await;
+        is_up.unwrap_or_else(|_| panic!("PostgreSQL does not start:\n{}", server.log()));
+        server
+    }
+
+    /// A new, empty database.
+    pub(crate) async fn database(&self) -> String {
+        static DATABASES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        self.sql("postgres", &format!("CREATE DATABASE {name}")).await;
+        name
+    }
+
+    /// How a database of it is opened.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://{USER}@localhost:{}/{database}?host={}",
+            self.port,
+            self.folder.path().display()
+        )
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The server's own process.
+    pub(crate) fn process_id(&self) -> i32 {
+        let file = self.folder.path().join("data/postmaster.pid");
+        std::fs::read_to_string(file).unwrap().lines().next().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn options(&self, database: &str) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass();
+        let options = options.socket(self.folder.path()).port(self.port);
+        options.username(USER).database(database).disable_statement_logging()
+    }
+
+    pub(crate) async fn connect(&self, database: &str) -> PgConnection {
+        self.options(database).connect().await.unwrap()
+    }
+
+    /// Runs SQL in a database.
+    pub(crate) async fn sql(&self, database: &str, sql: &str) {
+        let mut connection = self.connect(database).await;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A cluster as `initdb` makes it, in `data` of a folder.
+fn make_data(folder: &Path) {
+    own(folder);
+    let mut initdb = as_owner(&program("initdb"));
+    initdb.arg("-D").arg(folder.join("data")).args(["-U", USER, "-A", "trust", "--no-sync"]);
+    // An order that is not that of the bytes, where the version knows one: a query that relies on it is found.
+    if version(&programs()).is_some_and(|version| version >= 15) {
+        initdb.args(["--locale-provider=icu", "--icu-locale=en-US"]);
+    }
+    succeed(initdb.args(["-E", "UTF8", "--locale=C.UTF-8"]));
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}:\n{told}");
+}
+
+/// A command as a user whom PostgreSQL lets run it: not root.
+fn as_owner(program: &Path) -> Command {
+    let Some((user, group)) = owner() else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={user}")).arg(format!("--regid={group}"));
+    command.arg("--clear-groups").arg(program).current_dir("/");
+    command
+}
+
+/// Makes a folder the owner's.
+fn own(folder: &Path) {
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    if let Some((user, group)) = owner() {
+        chown(folder, Some(user), Some(group)).unwrap();
+    }
+}
+
+/// When we are root, somebody who is not: any will do, as nothing of the system's is touched.
+fn owner() -> Option<(u32, u32)> {
+    const NOBODY: u32 = 65_534;
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    is_root.then_some((NOBODY, NOBODY))
+}
+
+/// A program of PostgreSQL's.
+pub(crate) fn program(name: &str) -> PathBuf {
+    programs().join(name)
+}
+
+fn version(programs: &Path) -> Option<u32> {
+    programs.parent()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// Where they are: Debian keeps them out of the `PATH`, those of each version in a folder.
+fn programs() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let folders = folders.map(|folder| folder.path().join("bin"));
+    folders.filter(|folder| folder.join("initdb").exists()).max_by_key(|path| version(path)).expect(
+        "PostgreSQL is not installed: `./check` installs it, or `apt-get install postgresql`",
+    )
+}
