@@ -74,6 +74,12 @@ pub fn reset_root(config: &Config, delivery: &Delivery) -> Result<(), Failures> 
     Ok(())
 }
 
+/// Brings the schema of the store up to date.
+pub fn migrate(config: &Config) -> Result<(), Failures> {
+    let migrated = background()?.block_on(store::migrate(config.store.url.expose()));
+    Ok(migrated.map_err(|error| Failure::of("cannot use the store", &error))?)
+}
+
 /// What decides and administers, wired on one store; no listener yet.
 pub struct Node {
     /// Decides.

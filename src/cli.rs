@@ -126,6 +126,8 @@ enum Command {
     /// Manage the root key
     #[command(subcommand)]
     Root(RootCommand),
+    /// Bring the schema of the store up to date
+    Migrate(ConfigArguments),
     /// Ask a server whether it serves
     Health(HealthArguments),
     /// Keep the addresses and tokens of servers under names
@@ -243,6 +245,7 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
         Command::Root(RootCommand::Reset { config, token_file }) => {
             process::reset_root(config, token_file, environment, console)
         }
+        Command::Migrate(arguments) => process::migrate(arguments, environment, console),
         Command::Health(arguments) => health::check(&arguments, &environment, console),
         Command::Profile(command) => profiles::run(command, &environment, console),
         Command::Completions { shell } => {

@@ -1,4 +1,4 @@
-//! `latchkey serve` and `latchkey root reset`: reads the configuration and hands over to [`app`].
+//! `latchkey serve`, `latchkey root reset` and `latchkey migrate`: reads the configuration and hands over to [`app`].
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,5 +94,19 @@ pub(super) fn reset_root(
                 .to_owned()
         }
     });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `latchkey migrate`.
+pub(super) fn migrate(
+    arguments: ConfigArguments,
+    environment: Environment,
+    console: &mut Console,
+) -> Outcome {
+    let config = arguments.load_checked(environment)?.config;
+    let logging = telemetry::start(&config.log);
+    app::migrate(&config)?;
+    drop(logging); // its last lines come before the answer
+    console.answer("The schema is up to date.");
     Ok(ExitCode::SUCCESS)
 }

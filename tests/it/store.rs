@@ -25,6 +25,7 @@ mod trail;
 mod concurrency;
 mod reopening;
 
+mod postgres;
 mod sqlite;
 mod verify;
 
@@ -258,6 +259,12 @@ on_every_backend! {
             a_repeat_after_reopening_is_recognised,
             a_closed_store_refuses_politely,
             what_was_queued_is_done_before_it_closes,
+        }
+        verify {
+            a_store_is_whole_whatever_was_done_to_it,
+            an_empty_store_is_whole,
+            a_store_is_whole_at_every_moment_while_it_is_written_to,
+            each_kind_of_tampering_is_found_and_named,
         }
     }
 }

@@ -7,7 +7,7 @@ use latchkey::key::{Actor, KeyChange, KeyId, NewKey};
 use latchkey::policy::Policy;
 use latchkey::store::{Checked, Command, Fault, Mutation, RequestMark, verify};
 
-use super::support::place::{Place, on_sqlite};
+use super::support::place::{Place, on_postgres, on_sqlite};
 use super::support::{
     HOUR, Shared, at, by_id, create_account, create_command, disable, done, id, key, later,
     mutation, new_key, rename, revoke_command, revoke_created, rotate_command, scopes, seeded, tip,
@@ -118,10 +118,9 @@ async fn verified(place: &Place) -> (Checked, Vec<Fault>) {
     (checked, faults)
 }
 
-#[tokio::test]
-async fn a_store_is_whole_whatever_was_done_to_it() {
+pub(crate) async fn a_store_is_whole_whatever_was_done_to_it(place: Place) {
     for seed in 0..12 {
-        let place = on_sqlite().await;
+        let place = place.another().await;
         let store = place.open().await;
         work(&store, seed, 120).await;
         // Beside the store that is in use, and without it.
@@ -131,24 +130,20 @@ async fn a_store_is_whole_whatever_was_done_to_it() {
         assert!(checked.changes > 30 && checked.keys > 10, "{checked:?}");
         assert_eq!((checked.accounts, checked.policies), (3, 1));
         store.close().await;
-        let before = std::fs::read(place.file()).unwrap();
+        let before = place.contents().await;
         assert_eq!(verified(&place).await, (checked, Vec::new()), "seed {seed}");
-        assert_eq!(std::fs::read(place.file()).unwrap(), before, "it only reads");
+        assert_eq!(place.contents().await, before, "it only reads");
         place.open().await.close().await;
     }
 }
 
-#[tokio::test]
-async fn an_empty_store_is_whole() {
-    let place = on_sqlite().await;
+pub(crate) async fn an_empty_store_is_whole(place: Place) {
     let store = place.open().await;
     assert_eq!(verified(&place).await, (Checked::default(), Vec::new()));
     store.close().await;
 }
 
-#[tokio::test]
-async fn a_store_is_whole_at_every_moment_while_it_is_written_to() {
-    let place = on_sqlite().await;
+pub(crate) async fn a_store_is_whole_at_every_moment_while_it_is_written_to(place: Place) {
     let store = place.open().await;
     let root = seeded(&store).await;
     done(&store, create_account("acme", "enterprise")).await;
@@ -196,7 +191,7 @@ const TAMPERING: &[(&str, &[&str])] = &[
     ("UPDATE feed SET n = 8", &["feed: number of the last change: expected 9, found 8"]),
     ("UPDATE feed SET tag = tag + 1", &["feed: tag of the last change"]),
     ("UPDATE feed SET at = at + 1", &["feed: time of the last change"]),
-    ("UPDATE feed SET seeded = 0", &["feed: seeded: expected true, found false"]),
+    ("UPDATE feed SET seeded = FALSE", &["feed: seeded: expected true, found false"]),
     (
         "DELETE FROM requests",
         &[
@@ -213,15 +208,6 @@ const TAMPERING: &[(&str, &[&str])] = &[
         &["(not repeated: it holds a token): an entry in the trail: expected one, found none"],
     ),
     ("SELECT 1", &["schema: trigger keys_stay: expected one, found none"]),
-    (
-        "CREATE TRIGGER keys_stay BEFORE DELETE ON keys BEGIN SELECT 1; END; \
-         CREATE TRIGGER more AFTER INSERT ON keys BEGIN SELECT 1; END; DROP INDEX audit_by_time",
-        &[
-            "schema: trigger keys_stay: expected as released, found another",
-            "schema: trigger more: expected none, found one",
-            "schema: index audit_by_time: expected one, found none",
-        ],
-    ),
     ("UPDATE feed SET epoch = epoch + 1", &["policy: epoch", "account acme: epoch", ": epoch"]),
     ("UPDATE audit SET at = at + 1 WHERE n = 5", &["change 5: time in the trail"]),
     (
@@ -262,8 +248,8 @@ const TAMPERING: &[(&str, &[&str])] = &[
         &["change 5: peer: expected no token, found a token"],
     ),
     (
-        "UPDATE audit SET change = json_set(change, '$.after.display_name', \
-         'hm_live_0000000000000000000000000000002dlYSp') WHERE n = 5",
+        "UPDATE audit SET change = replace(change, '\"a key\"', \
+         '\"hm_live_0000000000000000000000000000002dlYSp\"') WHERE n = 5",
         &["change 5: change in the trail: expected no token", "(not repeated: it holds a token)"],
     ),
     (
@@ -271,11 +257,11 @@ const TAMPERING: &[(&str, &[&str])] = &[
         &["change 5: change in the trail: expected before and after"],
     ),
     (
-        "UPDATE audit SET change = json_set(change, '$.after.scopes[0]', 'memory:admin') WHERE n = 5",
+        "UPDATE audit SET change = replace(change, 'memory:read', 'memory:admin') WHERE n = 5",
         &["scopes: expected [\"memory:admin\"], found [\"memory:read\"]"],
     ),
     (
-        "UPDATE audit SET change = json_set(change, '$.before.disabled', json('true')) WHERE n = 6",
+        "UPDATE audit SET change = replace(change, '\"disabled\":false', '\"disabled\":true') WHERE n = 6",
         &["disabled before the change (change 6): expected false, found true"],
     ),
     (
@@ -290,37 +276,34 @@ const TAMPERING: &[(&str, &[&str])] = &[
         "UPDATE keys SET revoke_time = revoke_time + 1 WHERE revoke_time IS NOT NULL",
         &["revoked: expected {"],
     ),
-    ("UPDATE keys SET disabled = 0 WHERE disabled = 1", &["disabled: expected true, found false"]),
+    ("UPDATE keys SET disabled = FALSE WHERE disabled", &["disabled: expected true, found false"]),
     ("UPDATE keys SET tag = tag + 1 WHERE account_id = 'acme'", &["tag of that change: expected"]),
     (
-        "UPDATE keys SET n = 1 WHERE disabled = 1",
+        "UPDATE keys SET n = 1 WHERE disabled",
         &["change that made it what it is: expected 6, found 1"],
     ),
-    ("UPDATE keys SET version = 9 WHERE disabled = 1", &["version: expected 2, found 9"]),
+    ("UPDATE keys SET version = 9 WHERE disabled", &["version: expected 2, found 9"]),
     (
-        "UPDATE keys SET digest = randomblob(32) WHERE disabled = 1",
+        "UPDATE keys SET digest = (SELECT content FROM requests) WHERE disabled",
         &["digest: expected that of its changes"],
     ),
     ("UPDATE keys SET create_time = create_time - 1", &["create_time: expected"]),
     ("UPDATE keys SET update_time = update_time + 1", &["update_time: expected"]),
     (
-        "UPDATE keys SET account_id = 'latchkey' WHERE disabled = 1",
+        "UPDATE keys SET account_id = 'latchkey' WHERE disabled",
         &["account: expected acme, found latchkey"],
     ),
     (
-        "UPDATE keys SET scopes = '[\"no scope\"]' WHERE disabled = 1",
+        "UPDATE keys SET scopes = '[\"no scope\"]' WHERE disabled",
         &["the record: expected one that can be read"],
     ),
-    (
-        "DELETE FROM keys WHERE disabled = 1",
-        &["the record: expected as its entries tell, found none"],
-    ),
+    ("DELETE FROM keys WHERE disabled", &["the record: expected as its entries tell, found none"]),
     (
         "INSERT INTO keys SELECT 'key_00000000000000000000000000', format, version, epoch, n, tag, \
-         account_id, display_name, environment, class, scopes, grantable_scopes, randomblob(32), \
+         account_id, display_name, environment, class, scopes, grantable_scopes, (SELECT content FROM requests), \
          digest_algorithm, hint, create_time, update_time, expire_time, revoke_time, revoke_reason, \
          revoke_comment, disabled, allowed_cidrs, labels, rotated_from, rotated_to, created_by \
-         FROM keys WHERE disabled = 1",
+         FROM keys WHERE disabled",
         &[
             "key key_00000000000000000000000000: the record: expected entries that tell of it, found none",
         ],
@@ -330,11 +313,11 @@ const TAMPERING: &[(&str, &[&str])] = &[
         &["account acme: plan: expected \"enterprise\""],
     ),
     (
-        "UPDATE accounts SET suspended = 1 WHERE id = 'acme'",
+        "UPDATE accounts SET suspended = TRUE WHERE id = 'acme'",
         &["account acme: suspended: expected false"],
     ),
     (
-        "UPDATE policy SET document = json_set(document, '$.grace_ms', 1)",
+        "UPDATE policy SET document = replace(document, '\"grace_ms\":600000', '\"grace_ms\":1')",
         &["policy: grace_ms: expected 600000, found 1"],
     ),
     ("UPDATE policy SET tag = tag + 1", &["policy: tag of that change"]),
@@ -345,8 +328,7 @@ const TAMPERING: &[(&str, &[&str])] = &[
         "UPDATE feed SET n = 10, tag = 77; \
          INSERT INTO changes SELECT 10, 77, kind, subject, digest, at FROM changes WHERE n = 9; \
          INSERT INTO audit SELECT 10, at, actor, 'UpdateKey', account_id, key_id, \
-         json_object('after', json_object('revoked', NULL), 'before', \
-         json_object('revoked', json_extract(change, '$.after.revoked'))), peer, request_id \
+         replace(replace(replace(change, 'after', '?'), 'before', 'after'), '?', 'before'), peer, request_id \
          FROM audit WHERE n = 9; \
          UPDATE keys SET n = 10, tag = 77, version = version + 1, revoke_time = NULL, \
          revoke_reason = NULL, revoke_comment = NULL WHERE revoke_time IS NOT NULL",
@@ -354,10 +336,67 @@ const TAMPERING: &[(&str, &[&str])] = &[
     ),
 ];
 
-const DROP_TRIGGERS: &str = "DROP TRIGGER keys_stay; DROP TRIGGER accounts_stay; \
-     DROP TRIGGER revocation_is_final; DROP TRIGGER audit_is_not_rewritten; DROP TRIGGER feed_goes_on; \
-     DROP TRIGGER audit_stays; DROP TRIGGER changes_stay; DROP TRIGGER changes_are_not_rewritten; \
-     PRAGMA ignore_check_constraints = ON";
+/// What is done to the schema, once the triggers are gone.
+const TAMPERING_WITH_SQLITE: &[(&str, &[&str])] = &[(
+    "CREATE TRIGGER keys_stay BEFORE DELETE ON keys BEGIN SELECT 1; END; \
+     CREATE TRIGGER more AFTER INSERT ON keys BEGIN SELECT 1; END; DROP INDEX audit_by_time",
+    &[
+        "schema: trigger keys_stay: expected as released, found another",
+        "schema: trigger more: expected none, found one",
+        "schema: index audit_by_time: expected one, found none",
+    ],
+)];
+const TAMPERING_WITH_POSTGRES: &[(&str, &[&str])] = &[
+    (
+        "CREATE TRIGGER keys_stay BEFORE DELETE ON keys FOR EACH ROW WHEN (FALSE) \
+         EXECUTE FUNCTION latchkey_refuses('keys are never deleted'); \
+         CREATE TRIGGER more AFTER INSERT ON keys FOR EACH ROW EXECUTE FUNCTION latchkey_refuses(''); \
+         CREATE TRIGGER audit_stays BEFORE DELETE ON audit FOR EACH ROW \
+         EXECUTE FUNCTION latchkey_refuses('the audit trail is never deleted from'); \
+         ALTER TABLE audit DISABLE TRIGGER audit_stays; \
+         CREATE RULE nothing AS ON UPDATE TO keys DO INSTEAD NOTHING; \
+         ALTER TABLE accounts DROP CONSTRAINT accounts_check1; \
+         ALTER TABLE keys ALTER COLUMN hint DROP NOT NULL; DROP INDEX audit_by_time",
+        &[
+            "schema: trigger keys_stay: expected as released, found another",
+            "schema: trigger more: expected none, found one",
+            "schema: trigger audit_stays: expected as released, found another",
+            "schema: rule nothing: expected none, found one",
+            "schema: constraint accounts accounts_check1: expected one, found none",
+            "schema: table keys: expected as released, found another",
+            "schema: index audit_by_time: expected one, found none",
+        ],
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION latchkey_refuses() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN RETURN OLD; END'",
+        &["schema: function latchkey_refuses: expected as released, found another"],
+    ),
+];
+
+/// The triggers, and the tables that they hang on.
+const TRIGGERS: [(&str, &str); 8] = [
+    ("keys_stay", "keys"),
+    ("accounts_stay", "accounts"),
+    ("revocation_is_final", "keys"),
+    ("audit_is_not_rewritten", "audit"),
+    ("feed_goes_on", "feed"),
+    ("audit_stays", "audit"),
+    ("changes_stay", "changes"),
+    ("changes_are_not_rewritten", "changes"),
+];
+
+fn drop_triggers(place: &Place) -> String {
+    let drop = |(trigger, table): &(&str, &str)| match place {
+        Place::Sqlite(_) => format!("DROP TRIGGER {trigger};"),
+        Place::Postgres(..) => format!("DROP TRIGGER {trigger} ON {table};"),
+    };
+    let dropped: String = TRIGGERS.iter().map(drop).collect();
+    match place {
+        Place::Sqlite(_) => format!("{dropped} PRAGMA ignore_check_constraints = ON"),
+        Place::Postgres(..) => dropped,
+    }
+}
 
 /// 1 to 4 the first contents and `acme`, 5 and 6 a key that is made and disabled, 7 a key, 8 another, which
 /// 9 revokes.
@@ -377,15 +416,17 @@ async fn a_small_store(place: &Place) {
     store.close().await;
 }
 
-#[tokio::test]
-async fn each_kind_of_tampering_is_found_and_named() {
-    let sound = on_sqlite().await;
+pub(crate) async fn each_kind_of_tampering_is_found_and_named(place: Place) {
+    let sound = place;
     a_small_store(&sound).await;
     assert_eq!(verified(&sound).await.1, []);
-    for (tampering, told) in TAMPERING {
-        let place = on_sqlite().await;
-        std::fs::copy(sound.file(), place.file()).unwrap();
-        place.sql(DROP_TRIGGERS).await;
+    let of_schema = match sound {
+        Place::Sqlite(_) => TAMPERING_WITH_SQLITE,
+        Place::Postgres(..) => TAMPERING_WITH_POSTGRES,
+    };
+    for (tampering, told) in TAMPERING.iter().chain(of_schema) {
+        let place = sound.copy().await;
+        place.sql(&drop_triggers(&place)).await;
         place.sql(tampering).await;
         let faults: Vec<_> = verified(&place).await.1.iter().map(ToString::to_string).collect();
         for part in *told {
@@ -408,8 +449,10 @@ async fn what_is_no_store_is_not_verified() {
     assert!(fault().await.contains("not one of latchkey's"));
     std::fs::write(place.file(), "nothing that SQLite would know ".repeat(50)).unwrap();
     assert!(fault().await.contains("not an SQLite database"));
-    let other = verify("postgres://host/db", |_| ()).await.unwrap_err().to_string();
+    let other = verify("mysql://host/db", |_| ()).await.unwrap_err().to_string();
     assert!(other.contains("sqlite://PATH"), "{other}");
+    let empty = verify(&on_postgres().await.url(), |_| ()).await.unwrap_err().to_string();
+    assert!(empty.contains("no schema of latchkey's"), "{empty}");
 }
 
 #[tokio::test]
@@ -417,6 +460,11 @@ async fn a_store_of_a_newer_version_is_left_to_it() {
     let place = on_sqlite().await;
     a_small_store(&place).await;
     place.sql("UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").await;
+    let error = verify(&place.url(), |_| ()).await.unwrap_err().to_string();
+    assert!(error.contains("newer latchkey"), "{error}");
+    let place = on_postgres().await;
+    a_small_store(&place).await;
+    place.sql("UPDATE _sqlx_migrations SET version = 99").await;
     let error = verify(&place.url(), |_| ()).await.unwrap_err().to_string();
     assert!(error.contains("newer latchkey"), "{error}");
 }

@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tokio::sync::OnceCell;
 
 use super::Folder;
+use super::pki::Signed;
 
 /// Who owns everything in it.
 pub(crate) const USER: &str = "keeper";
@@ -53,6 +54,23 @@ impl Postgres {
         Self::run(folder, settings).await
     }
 
+    /// A server that listens on TCP too, with this certificate.
+    pub(crate) async fn start_with_tls(signed: &Signed) -> Self {
+        let folder = Folder::new();
+        make_data(folder.path());
+        for (name, text) in [("server.crt", &signed.certificate), ("server.key", &signed.key)] {
+            let path = folder.path().join("data").join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = owner() {
+                chown(&path, Some(user), Some(group)).unwrap();
+            }
+        }
+        let anybody = "host all all 127.0.0.0/8 trust\nlocal all all trust\n";
+        std::fs::write(folder.path().join("data/pg_hba.conf"), anybody).unwrap();
+        Self::run(folder, &["ssl=on", "listen_addresses=127.0.0.1,127.0.0.2"]).await
+    }
+
     /// A standby of this server.
     pub(crate) async fn standby(&self) -> Self {
         let folder = Folder::new();
@@ -72,6 +90,7 @@ impl Postgres {
         let mut keeper = as_owner(Path::new("/bin/sh"));
         keeper.args(["-c", UNTIL_END_OF_INPUT, "postgres"]).arg(programs()).arg(folder.path());
         keeper.args(["-p", &port.to_string()]);
+        // The last of several is what counts.
         let common = ["listen_addresses=", "max_connections=400", "shared_buffers=32MB"];
         for setting in common.iter().chain(settings) {
             keeper.args(["-c", setting]);
@@ -90,9 +109,19 @@ impl Postgres {
 
     /// A new, empty database.
     pub(crate) async fn database(&self) -> String {
+        self.database_like("template0").await
+    }
+
+    /// A new database with what is in another, which nobody may be using.
+    pub(crate) async fn database_like(&self, other: &str) -> String {
         static DATABASES: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-        self.sql("postgres", &format!("CREATE DATABASE {name}")).await;
+        let mut connection = self.connect("postgres").await;
+        let create = format!("CREATE DATABASE {name} TEMPLATE {other}");
+        // Who has just closed a connection is not gone at once.
+        while sqlx::raw_sql(AssertSqlSafe(create.clone())).execute(&mut connection).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         name
     }
 
@@ -107,16 +136,6 @@ impl Postgres {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The server's own process.
-    pub(crate) fn process_id(&self) -> i32 {
-        let file = self.folder.path().join("data/postmaster.pid");
-        std::fs::read_to_string(file).unwrap().lines().next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn log(&self) -> String {

@@ -221,6 +221,13 @@ impl Builder {
         self
     }
 
+    /// Keeps the store elsewhere than in a file of its folder.
+    pub(crate) fn store(mut self, url: &str) -> Self {
+        let at = self.arguments.iter().position(|argument| argument == "--store-url").unwrap();
+        url.clone_into(&mut self.arguments[at + 1]);
+        self
+    }
+
     /// The folder that everything is to be in.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

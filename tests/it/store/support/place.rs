@@ -51,6 +51,43 @@ impl Place {
         }
     }
 
+    /// A fresh one of the same kind.
+    pub(crate) async fn another(&self) -> Self {
+        match self {
+            Self::Sqlite(_) => on_sqlite().await,
+            Self::Postgres(..) => on_postgres().await,
+        }
+    }
+
+    /// One with the same contents; the store must be closed.
+    pub(crate) async fn copy(&self) -> Self {
+        match self {
+            Self::Sqlite(_) => {
+                let copy = on_sqlite().await;
+                std::fs::copy(self.file(), copy.file()).unwrap();
+                copy
+            }
+            Self::Postgres(server, database) => {
+                Self::Postgres(server, server.database_like(database).await)
+            }
+        }
+    }
+
+    /// What is in it, to be compared with itself later.
+    pub(crate) async fn contents(&self) -> Vec<u8> {
+        match self {
+            Self::Sqlite(_) => std::fs::read(self.file()).unwrap(),
+            Self::Postgres(..) => {
+                let rows = "SELECT (SELECT json_agg(t ORDER BY id)::text FROM keys AS t), \
+                            (SELECT json_agg(t ORDER BY n)::text FROM audit AS t), \
+                            (SELECT json_agg(t ORDER BY n)::text FROM changes AS t), \
+                            (SELECT json_agg(t)::text FROM feed AS t), \
+                            (SELECT count(*)::text FROM pg_class), (SELECT count(*)::text FROM pg_proc)";
+                self.sql(rows).await.concat().concat().into_bytes()
+            }
+        }
+    }
+
     /// Opens the store, as often as it was closed before.
     pub(crate) async fn open(&self) -> Shared {
         latchkey::store::open(&self.url()).await.unwrap()
