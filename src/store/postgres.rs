@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use self::failure::too_slow;
 use self::link::{Link, Pool};
 use self::settings::Settings;
-use self::writer::{Job, Writer};
+use self::writer::{ANSWER_TIME_MAX, Job, Writer};
 use super::{
     AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
     StoreError,
@@ -97,11 +97,12 @@ impl PostgresStore {
         let n = open::open(&settings, schema).await?;
         let (commits, watched) = watch::channel(n);
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer::new(Pool::new(settings.clone(), 1), commits);
+        let writer = Writer::new(Pool::new(settings.clone(), 1, ANSWER_TIME_MAX), commits);
         Ok(Self {
             place: settings.place.clone(),
-            reader: Pool::new(settings.clone(), 1),
-            lookups: Pool::new(settings, LOOKUP_CONNECTIONS_MAX),
+            // Whoever reads gives up for itself.
+            reader: Pool::new(settings.clone(), 1, Duration::MAX),
+            lookups: Pool::new(settings, LOOKUP_CONNECTIONS_MAX, LOOKUP_TIME_MAX),
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))),
             commits: watched,

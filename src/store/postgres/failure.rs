@@ -1,5 +1,7 @@
 //! The one edge at which PostgreSQL's errors become [`StoreError`].
 
+use std::io;
+
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::store::StoreError;
@@ -43,9 +45,12 @@ pub(super) fn was_refused(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the session is over, and not only a statement.
+/// Whether the session is over, and not only a statement, or slow.
 pub(super) fn ended_session(error: &sqlx::Error) -> bool {
-    database_error(error).is_none_or(|told| told.severity() != PgSeverity::Error)
+    match error {
+        sqlx::Error::Io(error) => error.kind() != io::ErrorKind::TimedOut,
+        _ => database_error(error).is_none_or(|told| told.severity() != PgSeverity::Error),
+    }
 }
 
 /// The database cannot be used: what to say of it.

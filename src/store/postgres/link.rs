@@ -3,12 +3,15 @@
 //! No state is kept in a session: what has to be set is set for the transaction. So a pooler may hand out another
 //! connection for each transaction, if it keeps track of prepared statements, or none are prepared.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::Stream;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Postgres};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use super::failure::{ended_session, failed};
 use super::settings::Settings;
@@ -20,35 +23,38 @@ pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 pub(super) struct Link {
     pub(super) connection: PgConnection,
     prepares: bool,
+    /// How long one answer is waited for.
+    pub(super) patience: Duration,
 }
 
 impl Link {
-    pub(super) async fn open(settings: &Settings) -> Result<Self, sqlx::Error> {
-        let connection = settings.options.connect().await?;
-        Ok(Self { connection, prepares: settings.prepares })
+    pub(super) async fn open(settings: &Settings, patience: Duration) -> Result<Self, sqlx::Error> {
+        let connection = in_time(patience, settings.options.connect()).await?;
+        Ok(Self { connection, prepares: settings.prepares, patience })
     }
 
     /// Runs statements without arguments, in one message, and gives the first row of all that they bring.
     pub(super) async fn command(&mut self, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
-        self.connection.fetch_optional(sqlx::raw_sql(AssertSqlSafe(sql))).await
+        let rows = self.connection.fetch_optional(sqlx::raw_sql(AssertSqlSafe(sql)));
+        in_time(self.patience, rows).await
     }
 
     /// Runs a statement and tells how many rows it wrote.
     pub(super) async fn run(&mut self, query: Query<'_>) -> Result<u64, StoreError> {
-        let query = query.persistent(self.prepares);
-        Ok(query.execute(&mut self.connection).await.map_err(failed)?.rows_affected())
+        let done = query.persistent(self.prepares).execute(&mut self.connection);
+        Ok(in_time(self.patience, done).await.map_err(failed)?.rows_affected())
     }
 
     /// The one row, or none.
     pub(super) async fn one(&mut self, query: Query<'_>) -> Result<Option<PgRow>, StoreError> {
-        let query = query.persistent(self.prepares);
-        query.fetch_optional(&mut self.connection).await.map_err(failed)
+        let row = query.persistent(self.prepares).fetch_optional(&mut self.connection);
+        in_time(self.patience, row).await.map_err(failed)
     }
 
     /// All rows.
     pub(super) async fn all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, StoreError> {
-        let query = query.persistent(self.prepares);
-        query.fetch_all(&mut self.connection).await.map_err(failed)
+        let rows = query.persistent(self.prepares).fetch_all(&mut self.connection);
+        in_time(self.patience, rows).await.map_err(failed)
     }
 
     /// The rows, one after the other, however many.
@@ -66,16 +72,26 @@ impl Link {
     }
 }
 
+async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let late = |_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()));
+    timeout(patience, answer).await.unwrap_or_else(late)
+}
+
 /// A bounded number of connections, opened when they are needed.
 pub(super) struct Pool {
     settings: Settings,
+    patience: Duration,
     idle: Mutex<Vec<Link>>,
     permits: Semaphore,
 }
 
 impl Pool {
-    pub(super) fn new(settings: Settings, links_max: usize) -> Self {
-        Self { settings, idle: Mutex::default(), permits: Semaphore::new(links_max) }
+    /// So many, on which each answer is waited for as long as this.
+    pub(super) fn new(settings: Settings, links_max: usize, patience: Duration) -> Self {
+        Self { settings, patience, idle: Mutex::default(), permits: Semaphore::new(links_max) }
     }
 
     /// Begins a transaction by these statements, and gives the row that they bring. An idle connection may have
@@ -92,7 +108,7 @@ impl Pool {
                 Err(error) => return Err(failed(error)),
             }
         }
-        let mut link = Link::open(&self.settings).await.map_err(failed)?;
+        let mut link = Link::open(&self.settings, self.patience).await.map_err(failed)?;
         let row = link.command(sql.to_owned()).await.map_err(failed)?;
         Ok((Lent { link, pool: self, _permit: permit }, row))
     }

@@ -108,7 +108,9 @@ pub(super) async fn caveat(link: &mut Link) -> Result<Option<String>, StoreError
 }
 
 async fn connect(settings: &Settings) -> Result<Link, StoreError> {
-    let link = Link::open(settings).await.map_err(|error| unusable(&settings.place, &error))?;
+    let link = Link::open(settings, Duration::MAX)
+        .await
+        .map_err(|error| unusable(&settings.place, &error))?;
     match link.connection.server_version_num() {
         Some(version) if version < LEAST_VERSION => Err(StoreError::Unusable(format!(
             "the database {}: PostgreSQL is of version {}, and must be of {} or newer",

@@ -1,5 +1,7 @@
 //! The rows of one transaction, in PostgreSQL.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::Postgres;
 use sqlx::Row as _;
@@ -21,6 +23,8 @@ use crate::store::sql::{
 use crate::store::{Change, RequestMark, StoreError, Subject};
 use crate::token::Digest;
 
+/// How long a statement may take that looks at every key, or at all that one key made.
+const SCAN_TIME_MAX: Duration = Duration::from_secs(30);
 /// How many old requests one mutation forgets at most.
 const FORGOTTEN_MAX: i64 = 100;
 
@@ -54,6 +58,14 @@ pub(super) struct PgRows<'a> {
 }
 
 impl PgRows<'_> {
+    /// All rows of what may take long.
+    async fn scan(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, StoreError> {
+        let patience = std::mem::replace(&mut self.link.patience, SCAN_TIME_MAX);
+        let rows = self.link.all(query).await;
+        self.link.patience = patience;
+        rows
+    }
+
     /// Writes to one row, which has to be there.
     async fn run_on_one(
         &mut self,
@@ -236,7 +248,7 @@ impl Rows for PgRows<'_> {
     async fn keys_made_by(&mut self, maker: &Actor) -> Result<Vec<KeyRecord>, StoreError> {
         let query =
             sqlx::query(select_keys!("WHERE created_by = $1 ORDER BY id")).bind(maker.to_string());
-        self.link.all(query).await?.iter().map(|row| key_row(row)?.into_record()).collect()
+        self.scan(query).await?.iter().map(|row| key_row(row)?.into_record()).collect()
     }
 
     async fn scopes_held(&mut self, at: Timestamp) -> Result<Vec<(String, u64)>, StoreError> {
@@ -250,7 +262,7 @@ impl Rows for PgRows<'_> {
              ) AS held GROUP BY 1 ORDER BY 1",
         )
         .bind(at.micros());
-        self.link.all(query).await?.iter().map(name_and_count).collect()
+        self.scan(query).await?.iter().map(name_and_count).collect()
     }
 
     async fn request(

@@ -177,7 +177,7 @@ async fn whatever_end_a_connection_comes_to_no_acknowledged_change_is_lost_and_n
                  AND pid <> pg_backend_pid()"
             );
             for pause in 0..60 {
-                tokio::time::sleep(Duration::from_millis(1 + pause % 7)).await;
+                tokio::time::sleep(Duration::from_millis(10 + pause * 7 % 40)).await;
                 sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut connection).await.unwrap();
             }
         })
