@@ -11,8 +11,6 @@
 //! 5. `Ok(None)` means that there is none; an error means that it could not be found out.
 //! 6. Time and randomness are in the arguments.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use thiserror::Error as ThisError;
 use tokio::sync::watch;

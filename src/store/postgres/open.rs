@@ -20,7 +20,7 @@ use crate::store::{Schema, StoreError};
 /// As the server counts its versions.
 const LEAST_VERSION: u32 = 12_00_00;
 /// How long opening may take: another node may be bringing the schema up to date.
-const OPEN_TIME_MAX: Duration = Duration::from_secs(60);
+const OPEN_TIME_MAX: Duration = Duration::from_secs(50);
 
 /// The schema, step by step. A step that was released is never edited. One after which older versions of latchkey
 /// cannot go on raises `least_schema` in `feed`; with any other they go on, so that nodes are replaced one by one.
@@ -28,8 +28,8 @@ pub(super) const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "init", include_str!("../migrations/postgres/0001_init.sql"))];
 
 /// Of all who bring the schema up to date at once one goes first, and the others find it done.
-const ONE_AT_A_TIME: &str = "SET LOCAL synchronous_commit = 'on'; SET LOCAL lock_timeout = '50s'; \
-     SET LOCAL idle_in_transaction_session_timeout = '50s'; \
+const ONE_AT_A_TIME: &str = "SET LOCAL synchronous_commit = 'on'; SET LOCAL lock_timeout = '45s'; \
+     SET LOCAL idle_in_transaction_session_timeout = '45s'; \
      SELECT pg_advisory_xact_lock(7811887373391390073)";
 
 /// What of the server's settings matters to those whose commits were acknowledged. A setting that a relative of

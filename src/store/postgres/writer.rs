@@ -136,8 +136,8 @@ impl Writer {
 
     async fn fill(&self, batch: &[Job]) -> Result<Filled<'_>, StoreError> {
         // The lock is taken before the first savepoint, so that undoing that does not let go of it.
-        let begin = format!("{BEGIN}; {HEAD}; SAVEPOINT mutation");
-        let (mut lent, mut head) = self.pool.begin(&begin).await?;
+        let first = format!("{BEGIN}; {HEAD}; SAVEPOINT mutation");
+        let (mut lent, mut head) = self.pool.begin(&first).await?;
         let begun = Stopwatch::start();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.len());
         for job in batch {

@@ -20,7 +20,7 @@ use super::pki::Signed;
 pub(crate) const USER: &str = "keeper";
 
 /// How long a start may take on a busy machine.
-const START_TIME_MAX: Duration = Duration::from_secs(60);
+const START_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// Ends the server, however this process ends: then nobody writes to its input any more.
 const UNTIL_END_OF_INPUT: &str = r#"
