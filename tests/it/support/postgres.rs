@@ -6,6 +6,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(crate) struct Postgres {
     folder: Folder,
     port: u16,
     keeper: Child,
+    /// Databases that nobody needs any more.
+    left: Mutex<Vec<String>>,
 }
 
 /// The server of all tests that need nothing special of one.
@@ -95,8 +98,10 @@ impl Postgres {
         for setting in common.iter().chain(settings) {
             keeper.args(["-c", setting]);
         }
-        let keeper = keeper.stdin(Stdio::piped()).spawn().unwrap();
-        let server = Self { folder, port, keeper };
+        // It may go on for a moment after us, and nobody is to wait for it.
+        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keeper = keeper.spawn().unwrap();
+        let server = Self { folder, port, keeper, left: Mutex::default() };
         let answers = async {
             while server.options("postgres").connect().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -117,12 +122,22 @@ impl Postgres {
         static DATABASES: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         let mut connection = self.connect("postgres").await;
+        let left = std::mem::take(&mut *self.left.lock().unwrap());
+        for left in left {
+            let drop = format!("DROP DATABASE {left} WITH (FORCE)");
+            sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await.unwrap();
+        }
         let create = format!("CREATE DATABASE {name} TEMPLATE {other}");
         // Who has just closed a connection is not gone at once.
         while sqlx::raw_sql(AssertSqlSafe(create.clone())).execute(&mut connection).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         name
+    }
+
+    /// Leaves a database to be dropped when the next one is made.
+    pub(crate) fn leave(&self, database: &str) {
+        self.left.lock().unwrap().push(database.to_owned());
     }
 
     /// How a database of it is opened.

@@ -127,9 +127,10 @@ where
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Self::Sqlite(folder) = self {
+        match self {
             // What cannot be removed is below the build's folder, and goes with it.
-            let _ = std::fs::remove_dir_all(folder);
+            Self::Sqlite(folder) => drop(std::fs::remove_dir_all(folder)),
+            Self::Postgres(server, database) => server.leave(database),
         }
     }
 }
