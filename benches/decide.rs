@@ -19,8 +19,9 @@ use latchkey::cache::Cache;
 use latchkey::clock::{Entropy, Timestamp};
 use latchkey::decision::{Ask, Decision, Denial, Facts, Requirement, decide};
 use latchkey::error::Error;
-use latchkey::feed::Feed;
+use latchkey::feed::{Boot, Feed};
 use latchkey::key::{Actor, KeyId, KeyRecord};
+use latchkey::lease::Lease;
 use latchkey::machine;
 use latchkey::policy::{Catalogue, Policy};
 use latchkey::revision::Position;
@@ -189,18 +190,23 @@ fn filled(keys: u64) -> Authorizer {
         let ask = cache.begin_read(Vec::new(), 0);
         let page = ask.page.expect("the cache loads until it is complete");
         let end = keys.min(next + u64::try_from(page.keys_max).unwrap_or(u64::MAX));
-        cache.apply(page_of(next, end, end == keys), &[]).expect("the page is in order");
+        let page = page_of(next, end, end == keys);
+        cache.apply(page, &[], Some(Lease::Held)).expect("the page is in order");
         next = end;
     }
-    let feed = Feed::new(Arc::new(NoStore), Arc::clone(&cache), Duration::from_millis(250));
+    let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
+    let boot = Boot { id: 1, machine: String::new(), started: Timestamp::EPOCH };
+    let (store, known) = (Arc::new(NoStore), Arc::clone(&cache));
+    let feed = Feed::new(store, known, Arc::clone(&clock), boot, Duration::from_millis(250));
     let prefix = Prefix::parse(PREFIX).expect("the prefix is right");
-    Authorizer::new(cache, feed, machine::clock(Timestamp::EPOCH), prefix)
+    Authorizer::new(cache, feed, clock, prefix)
 }
 
 fn page_of(start: u64, end: u64, is_last: bool) -> ReadBatch {
     let position = Position { epoch: 1, n: 1, tag: 1 };
     let accounts = start / KEYS_PER_ACCOUNT..=(end - 1) / KEYS_PER_ACCOUNT;
     ReadBatch {
+        is_renewed: false,
         position,
         is_behind: false,
         found: Some(position),

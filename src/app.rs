@@ -13,7 +13,7 @@ use crate::clock::{Clock, Entropy};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::failure::{Failure, Failures};
-use crate::feed::Feed;
+use crate::feed::{Boot, Feed};
 use crate::keyring::Keyring;
 use crate::machine::{self, MachineEntropy};
 use crate::policy::Policy;
@@ -108,10 +108,18 @@ impl Node {
         read_time_max: Duration,
     ) -> Self {
         let cache = Arc::new(Cache::new(keys_max));
-        let feed = Feed::new(Arc::clone(store), Arc::clone(&cache), read_time_max);
+        let machine = machine::host_name().unwrap_or_default();
+        let boot = Boot { id: entropy.number(), machine, started: clock.now() };
+        let name = boot.name();
+        let feed = Feed::new(
+            Arc::clone(store),
+            Arc::clone(&cache),
+            Arc::clone(&clock),
+            boot,
+            read_time_max,
+        );
         let authorizer =
             Authorizer::new(Arc::clone(&cache), feed.clone(), Arc::clone(&clock), prefix.clone());
-        let name = format!("node_{:016x}", entropy.number());
         let keyring = Keyring::new(
             Arc::clone(store),
             feed.clone(),
@@ -232,6 +240,8 @@ async fn work(
         tasks.end().await;
         // A time that cannot be kept is only kept less late; the store itself says why it failed.
         let _ = tokio::time::timeout(LAST_TIME_MAX, store.keep_time(clock.now())).await;
+        // Nobody has to reckon with this node any more. What cannot be told is found out by waiting.
+        let _ = tokio::time::timeout(LAST_TIME_MAX, store.leave(node.feed.boot().id)).await;
         if let Some(exporter) = exporter {
             exporter.finish().await;
         }
@@ -268,22 +278,26 @@ async fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
         .map_err(|error| Failure::of("cannot use the store", &error))
 }
 
+/// Time goes on from the store's, if it has one of its own, else from the machine's; and never from before what was
+/// kept.
 async fn clock(store: &dyn Store) -> Result<Arc<dyn Clock>, Failure> {
-    let kept =
-        store.kept_time().await.map_err(|error| Failure::of("cannot use the store", &error))?;
-    let wall = machine::wall_clock();
-    if kept > wall.after(Duration::from_mins(1)) {
-        tracing::warn!(%kept, %wall, "the machine's clock is behind the store's: time goes on from the store's");
+    let unusable = |error| Failure::of("cannot use the store", &error);
+    let kept = store.kept_time().await.map_err(unusable)?;
+    let anchor = store.now().await.map_err(unusable)?.unwrap_or_else(machine::wall_clock);
+    if kept > anchor.after(Duration::from_mins(1)) {
+        tracing::warn!(%kept, %anchor, "the clock is behind the time that was kept: time goes on from there");
     }
-    Ok(machine::clock(kept))
+    Ok(machine::clock(anchor, kept))
 }
 
-/// Nothing is served before the first read was applied.
+/// Nothing is served before the first read was applied, and others reckon with this node.
 async fn first_read(node: &Node) -> Result<(), Failure> {
-    let read = async { while node.feed.show(None).await.is_err() {} };
-    tokio::time::timeout(FIRST_READ_TIME_MAX, read)
-        .await
-        .map_err(|_| Failure::new("the store could not be read; the log says why"))
+    let mut knows = node.feed.knows();
+    let read = knows.wait_for(|knows| *knows);
+    match tokio::time::timeout(FIRST_READ_TIME_MAX, read).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(Failure::new("the store could not be read; the log says why")),
+    }
 }
 
 async fn keep_time(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {

@@ -14,6 +14,7 @@ use crate::decision::{Ask, Decision, Denial, Identity, Requirement, decide};
 use crate::error::{Error, Reason};
 use crate::feed::{Feed, not_ready};
 use crate::key::KeyId;
+use crate::lease::Freshness;
 use crate::metrics::Lookup;
 use crate::policy::routes::{Gate, Needs};
 use crate::policy::target::Target;
@@ -85,6 +86,8 @@ enum Looked {
     Decided(Box<Decision>),
     Miss(Digest),
     Behind,
+    /// What is held is too old for this answer.
+    TooOld,
 }
 
 impl Authorizer {
@@ -118,9 +121,14 @@ impl Authorizer {
                     *lookup = Lookup::Miss;
                     self.feed.fetch(digest).await?;
                 }
-                Looked::Behind if may_catch_up => {
+                Looked::Behind | Looked::TooOld if may_catch_up => {
                     may_catch_up = false;
                     self.feed.catch_up(CATCH_UP_TIME_MAX).await;
+                }
+                Looked::TooOld => {
+                    return Err(not_ready(
+                        "this node cannot reach the store, and what it holds is too old to answer from",
+                    ));
                 }
                 Looked::Behind => {
                     return Err(Error::new(
@@ -156,12 +164,15 @@ impl Authorizer {
                     Required::AuthenticateOnly => Needed::of_question(question, None),
                     Required::ByRules(target) => match Needed::by_rules(question, target, view) {
                         Ok(needed) => needed,
-                        Err(decision) => return Ok(Looked::Decided(decision)),
+                        Err(decision) => return Ok(self.in_time(decision, false, view)),
                     },
                 };
                 let digest = match self.digest(&question.credential, view) {
                     Ok(digest) => digest,
-                    Err(denial) => return Ok(decided(Err(denial), None, needed, view)),
+                    Err(denial) => {
+                        let decision = decided(Err(denial), None, needed, view);
+                        return Ok(Looked::Decided(decision));
+                    }
                 };
                 match view.find(&digest) {
                     Found::Key(key) => {
@@ -176,14 +187,38 @@ impl Authorizer {
                             client_address: question.client_address,
                             environment: environments.find(|wanted| *wanted != facts.environment),
                         };
+                        let is_strict =
+                            needed.scope.as_ref().map_or(key.is_strict(), |scope| scope.strict);
                         let verdict = decide(&facts, &ask, now);
-                        Ok(decided(verdict, Some(key.identity()), needed, view))
+                        let decision = decided(verdict, Some(key.identity()), needed, view);
+                        Ok(self.in_time(decision, is_strict, view))
                     }
-                    Found::Absent => Ok(decided(Err(Denial::UnknownKey), None, needed, view)),
+                    // Absence is final only while it is known that nothing was made since.
+                    Found::Absent if view.freshness(|| self.clock.now()) != Freshness::Fresh => {
+                        Ok(Looked::Miss(digest))
+                    }
+                    Found::Absent => {
+                        let decision = decided(Err(Denial::UnknownKey), None, needed, view);
+                        Ok(Looked::Decided(decision))
+                    }
                     Found::Miss | Found::Doubtful => Ok(Looked::Miss(digest)),
                 }
             })
             .unwrap_or_else(|| Err(not_ready("this node holds nothing of the store yet")))
+    }
+
+    /// The decision, if what is held may still be answered from. The clock is the last that is looked at: whoever was
+    /// held up before it answers nothing that is too old.
+    fn in_time(&self, mut decision: Box<Decision>, is_strict: bool, view: &View<'_>) -> Looked {
+        match view.freshness(|| self.clock.now()) {
+            Freshness::Fresh => {}
+            Freshness::Stale if !is_strict => decision.stale = true,
+            // These two never change again.
+            Freshness::Stale | Freshness::Expired
+                if matches!(decision.denial, Some(Denial::KeyRevoked | Denial::KeyExpired)) => {}
+            Freshness::Stale | Freshness::Expired => return Looked::TooOld,
+        }
+        Looked::Decided(decision)
     }
 
     /// Rows 1 and 2 of the table: nothing is hashed before the form is found right.
@@ -266,6 +301,7 @@ impl Needed {
             rule: route.map(|route| Arc::clone(&route.name)),
             ambiguity: answer.ambiguity(),
             observed: denial.filter(|_| is_observed),
+            stale: false,
             revision: view.applied(),
         }))
     }
@@ -276,13 +312,13 @@ fn decided(
     identity: Option<Identity>,
     needed: Needed,
     view: &View<'_>,
-) -> Looked {
+) -> Box<Decision> {
     let Needed { scope, environments: _, cost, rule } = needed;
     let cost = cost.unwrap_or_else(|| scope.as_ref().map_or(0, |scope| scope.cost));
     let is_live = identity.as_ref().is_some_and(|it| it.environment == Environment::Live);
     let denial = verdict.err();
     let (rule, is_observed) = rule.map_or((None, false), |(name, is)| (Some(name), is));
-    Looked::Decided(Box::new(Decision {
+    Box::new(Decision {
         denial: denial.filter(|_| !is_observed),
         identity,
         needed: scope,
@@ -290,8 +326,9 @@ fn decided(
         rule,
         ambiguity: None,
         observed: denial.filter(|_| is_observed),
+        stale: false,
         revision: view.applied(),
-    }))
+    })
 }
 
 // === Operators ===

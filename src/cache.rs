@@ -16,6 +16,7 @@ use crate::account::AccountId;
 use crate::clock::Timestamp;
 use crate::decision::{Facts, Identity};
 use crate::key::KeyId;
+use crate::lease::{Bounds, Freshness, Lease};
 use crate::policy::Catalogue;
 use crate::revision::Position;
 use crate::store::{PageAsk, PageEnd, ReadAsk, ReadBatch, Subject};
@@ -59,6 +60,8 @@ struct State {
 /// What was learned since the first read.
 struct Known {
     applied: Position,
+    /// By what a request may still be answered from all this.
+    lease: Lease,
     /// The tags of the latest changes, `applied` being that of the last.
     recent: std::collections::VecDeque<u64>,
     catalogue: Catalogue,
@@ -85,6 +88,17 @@ enum Extent {
     Complete,
     /// Some keys are not here.
     Partial,
+}
+
+/// How the cache stands to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The position up to which every change is reflected.
+    pub applied: Position,
+    /// The bounds of the policy.
+    pub bounds: Bounds,
+    /// By what it goes on.
+    pub lease: Lease,
 }
 
 /// How much is held.
@@ -194,6 +208,17 @@ impl Cache {
         state.known.as_ref().map(|known| known.applied)
     }
 
+    /// What was applied, under what bounds, and by what lease; `None` when nothing is known.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.known.as_ref().map(|known| Standing {
+            applied: known.applied,
+            bounds: Bounds::of(known.catalogue.policy()),
+            lease: known.lease,
+        })
+    }
+
     /// Whether every key of the store is in.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -244,7 +269,7 @@ impl Cache {
         state.known.as_ref().is_some_and(|known| known.shows(position))
     }
 
-    /// Nothing of this subject is used until a read that is sent from now on has been applied.
+    /// Nothing of this subject is used until a read that is sent from now on, and renews the lease, has been applied.
     pub fn doubt(&self, doubt: Doubt) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let sent = state.sent;
@@ -266,6 +291,8 @@ impl Cache {
             Some(Extent::Complete | Extent::Partial) => None,
         };
         ReadAsk {
+            node: None,
+            must_renew: false,
             after: state.known.as_ref().map(|known| known.applied),
             wanted,
             page: page.map(|after| PageAsk { after, keys_max: (PAGE_KEYS_MAX >> halvings).max(1) }),
@@ -274,9 +301,14 @@ impl Cache {
     }
 
     /// Applies what the last read brought, whole and in one step; `own` are commits of this node that
-    /// it must show. What cannot be trusted drops everything, in the same step: nothing is answered from
-    /// it any more, and the next read starts over.
-    pub fn apply(&self, mut batch: ReadBatch, own: &[Position]) -> Result<(), Fence> {
+    /// it must show, `lease` is what it goes on by from now on, if the read renewed it. What cannot be trusted drops
+    /// everything, in the same step: nothing is answered from it any more, and the next read starts over.
+    pub fn apply(
+        &self,
+        mut batch: ReadBatch,
+        own: &[Position],
+        lease: Option<Lease>,
+    ) -> Result<(), Fence> {
         // Worked out before the lock is taken: a large policy takes its time.
         let catalogue = batch.policy.take().map(apply::compile);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -288,10 +320,14 @@ impl Cache {
             }
             (Some(known), Ok(catalogue)) => known.advance(batch, catalogue, self.keys_max),
         };
-        if !is_behind {
+        // There are changes that a read which is behind saw and did not bring: nothing is fresh by it.
+        if let (false, Some(lease)) = (is_behind, lease) {
             // The read that was just applied is number `sent`; it settles what was doubted before it.
             let sent = state.sent;
             state.doubts.retain(|(since, _)| *since >= sent);
+            if let Some(known) = state.known.as_mut() {
+                known.lease = lease;
+            }
         }
         let shown = applied.and_then(|()| state.check_own(own, is_behind));
         if shown.is_err() {
@@ -323,6 +359,18 @@ impl View<'_> {
     #[must_use]
     pub fn applied(&self) -> Position {
         self.known.applied
+    }
+
+    /// How good all of this is. The time is asked for after the lease was looked at, so whoever asks for it last, once
+    /// all is decided, can be held up in between and answers nothing that is too old.
+    #[must_use]
+    pub fn freshness(&self, now: impl FnOnce() -> Timestamp) -> Freshness {
+        match self.known.lease {
+            Lease::Held => Freshness::Fresh,
+            lease @ Lease::Since { .. } => {
+                lease.freshness(Bounds::of(self.known.catalogue.policy()), now())
+            }
+        }
     }
 
     /// Whether the change at this position is reflected, by its tag: see [`Cache::shows`].
@@ -362,6 +410,12 @@ impl View<'_> {
 }
 
 impl KeyView<'_> {
+    /// Whether it holds a scope that is strict.
+    #[must_use]
+    pub const fn is_strict(&self) -> bool {
+        self.grant.is_strict
+    }
+
     /// What the decision looks at.
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {

@@ -222,6 +222,9 @@ pub struct Decision {
     /// What would have been the denial, had the rule been more than observed. Who it was is for the trusted caller
     /// alone then: nobody was found to be allowed.
     pub observed: Option<Denial>,
+    /// Whether the node could not renew its lease on what it decided by: a later change may be missing, for no longer
+    /// than the policy's grace.
+    pub stale: bool,
     /// The revision of the store as of which this was decided.
     pub revision: crate::revision::Position,
 }
@@ -286,6 +289,7 @@ impl Decision {
             rule: None,
             ambiguity: None,
             observed: None,
+            stale: false,
             revision: crate::revision::Position { epoch: 1, n: 2, tag: 3 },
         }
     }

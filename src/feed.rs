@@ -1,21 +1,26 @@
 //! The one reader: everything that the cache learns comes through it, one read at a time.
 //!
-//! Reads follow each other while somebody waits, else they follow commits. A read that takes too long
-//! is given up and thrown away whole: its future is dropped, so nothing of it can arrive later.
+//! Reads follow each other while somebody waits, else they follow commits, and where others change the store too, a
+//! clock. A read that takes too long is given up and thrown away whole: its future is dropped, so nothing of it can
+//! arrive later.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Sleep;
 
-use crate::cache::{Cache, Doubt, Fence};
+use crate::cache::{Cache, Doubt, Fence, Standing};
+use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Reason};
+use crate::lease::Lease;
 use crate::metrics::Stopwatch;
 use crate::revision::Position;
-use crate::store::Store;
+use crate::store::{NodeRow, ReadAsk, Store};
 use crate::token::Digest;
 
 /// How long the first read may take: it brings the whole window of recent changes.
@@ -26,10 +31,20 @@ const GATHERED_MAX: usize = 256;
 const WAITERS_MAX: usize = 16_384;
 /// How often what a read asks for is halved when the store is too slow for it.
 const HALVINGS_MAX: u32 = 8;
+/// How many reads may be given up without a pause before the next.
+const READS_AT_ONCE: u32 = 3;
 /// How long a request waits for its key to be read.
 const FETCH_TIME_MAX: Duration = Duration::from_millis(150);
 /// How long a mutation waits for the read that shows it.
 const SHOW_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often a store is read that others change too, give or take a quarter.
+const POLL_EVERY: Duration = Duration::from_millis(100);
+/// How many reads come in a bound at least: one that fails leaves time for another.
+const READS_PER_BOUND: u32 = 4;
+/// How far apart reads are that others ask for by a push.
+const PUSHES_APART: Duration = Duration::from_millis(20);
+/// For how long reads have to fail before nobody is made to wait for the next.
+const FAILING_AFTER: Duration = Duration::from_secs(1);
 /// The pause after a read that failed, and after a fence.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_AFTER_FENCE: Duration = Duration::from_millis(500);
@@ -43,11 +58,16 @@ pub struct Feed {
 struct SharedFeed {
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
+    clock: Arc<dyn Clock>,
+    boot: Boot,
     read_time_max: Duration,
     waiting: Mutex<Waiting>,
     /// How often what a read asks for is halved at present.
     halvings: AtomicU32,
     somebody_waits: Notify,
+    pushed: Notify,
+    /// Whether the next read has to renew the lease, due or not.
+    must_renew: AtomicBool,
     reads_given_up: AtomicU64,
     fences: AtomicU64,
     /// Whether the cache knows anything.
@@ -55,6 +75,31 @@ struct SharedFeed {
     progress: Mutex<Progress>,
     /// Whether the last read failed, and this was told.
     is_failing: AtomicBool,
+}
+
+/// Who reads, as other nodes are told.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// Drawn at the start.
+    pub id: u64,
+    /// The name of the machine.
+    pub machine: String,
+    /// When this process was started.
+    pub started: Timestamp,
+}
+
+impl Boot {
+    /// What this node is called.
+    #[must_use]
+    pub fn name(&self) -> String {
+        node_name(self.id)
+    }
+}
+
+/// What the node of this boot is called.
+#[must_use]
+pub fn node_name(boot_id: u64) -> String {
+    format!("node_{boot_id:016x}")
 }
 
 /// When reads came to something.
@@ -91,15 +136,25 @@ impl Feed {
     /// A reader of this store for this cache, whose reads are given up after `read_time_max`. It reads
     /// once [`Feed::run`] is polled.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>, read_time_max: Duration) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        cache: Arc<Cache>,
+        clock: Arc<dyn Clock>,
+        boot: Boot,
+        read_time_max: Duration,
+    ) -> Self {
         Self {
             shared: Arc::new(SharedFeed {
                 store,
                 cache,
+                clock,
+                boot,
                 read_time_max,
                 waiting: Mutex::default(),
                 halvings: AtomicU32::new(0),
                 somebody_waits: Notify::new(),
+                pushed: Notify::new(),
+                must_renew: AtomicBool::new(false),
                 reads_given_up: AtomicU64::new(0),
                 fences: AtomicU64::new(0),
                 knows: watch::Sender::new(false),
@@ -126,6 +181,9 @@ impl Feed {
 
     /// Waits, for a moment, for a key to be read. What it brought is in the cache then.
     pub async fn fetch(&self, digest: Digest) -> Result<(), Error> {
+        if self.is_failing() {
+            return Err(not_ready("the store cannot be read"));
+        }
         let fetched = {
             let mut waiting = self.shared.waiting();
             if waiting.waiters >= WAITERS_MAX {
@@ -143,8 +201,12 @@ impl Feed {
         }
     }
 
-    /// Waits, for a moment, for any read to be applied: for a caller who knows of a later change.
+    /// Waits, for a moment, for any read to be applied: for a caller who knows of a later change, or for whom what is
+    /// held is too old.
     pub async fn catch_up(&self, at_most: Duration) {
+        if self.is_failing() {
+            return;
+        }
         let _ = tokio::time::timeout(at_most, self.show(None)).await;
     }
 
@@ -154,19 +216,39 @@ impl Feed {
             self.shared.cache.doubt(doubt);
         }
         let (answer, _) = oneshot::channel();
+        self.shared.must_renew.store(true, Ordering::Relaxed);
         self.shared.waiting().shows.push(Show { position: None, answer });
         self.shared.somebody_waits.notify_one();
+    }
+
+    /// Another node says that it changed something: the next read comes soon. Nothing else comes of it.
+    pub fn nudge(&self) {
+        self.shared.pushed.notify_one();
+    }
+
+    /// Whether reads have failed for so long that it is no use to wait for the next.
+    fn is_failing(&self) -> bool {
+        self.progress().trying.is_some_and(|since| since.elapsed() >= FAILING_AFTER)
     }
 
     /// Reads until it is dropped.
     pub async fn run(&self) {
         let mut commits = self.shared.store.commits();
+        let mut pushes = Pushes { jitter: self.shared.boot.id, read: None };
         let mut must_read = true;
         loop {
+            let mut pause = pin!(self.shared.pause(&mut pushes));
             // A wake-up may be left over from somebody whom the last read has answered.
             while !must_read && !self.shared.is_awaited() {
                 tokio::select! {
                     () = self.shared.somebody_waits.notified() => {}
+                    () = &mut pause => must_read = true,
+                    () = self.shared.pushed.notified() => {
+                        let soon = pushes.come();
+                        if soon.deadline() < pause.deadline() {
+                            pause.set(soon);
+                        }
+                    }
                     changed = commits.changed() => match changed {
                         Ok(()) => must_read = true,
                         Err(_) => return,
@@ -175,7 +257,7 @@ impl Feed {
             }
             commits.mark_unchanged();
             must_read = match self.shared.read_once().await {
-                Ok(()) => self.shared.cache.is_loading(),
+                Ok(()) => self.shared.cache.is_loading() || !*self.shared.knows.borrow(),
                 Err(pause) => {
                     tokio::time::sleep(pause).await;
                     true
@@ -196,6 +278,12 @@ impl Feed {
         self.shared.knows.subscribe()
     }
 
+    /// Who reads.
+    #[must_use]
+    pub fn boot(&self) -> &Boot {
+        &self.shared.boot
+    }
+
     /// When reads came to something.
     #[must_use]
     pub fn progress(&self) -> Progress {
@@ -209,7 +297,67 @@ impl Feed {
     }
 }
 
+/// What is known of pushes, and by what pauses differ.
+struct Pushes {
+    jitter: u64,
+    /// Since when the last read that one asked for.
+    read: Option<Stopwatch>,
+}
+
+impl Pushes {
+    /// One came: when to read for it.
+    fn come(&mut self) -> Sleep {
+        let since = self.read.map_or(PUSHES_APART, |read| read.elapsed());
+        self.read = Some(Stopwatch::start());
+        tokio::time::sleep(PUSHES_APART.saturating_sub(since))
+    }
+
+    /// A number from 0 to 255, by Knuth's multiplicative generator.
+    fn draw(&mut self) -> u32 {
+        self.jitter = self
+            .jitter
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(self.jitter >> 56).unwrap_or(0)
+    }
+}
+
 impl SharedFeed {
+    /// How long it is until the next read if nobody asks for one before; for ever, where nobody else changes the store.
+    fn pause(&self, pushes: &mut Pushes) -> Sleep {
+        if !self.store.is_shared() {
+            return tokio::time::sleep(Duration::MAX);
+        }
+        let bound = self.cache.standing().map(|standing| standing.bounds.bound);
+        let most = bound.map_or(POLL_EVERY, |bound| POLL_EVERY.min(bound / READS_PER_BOUND));
+        // From three quarters of it to five.
+        tokio::time::sleep(most * (192 + pushes.draw() / 2) / 256)
+    }
+
+    /// What the next read has to ask, and by what the node goes on if it renews the lease.
+    fn ask(&self, wanted: Vec<Digest>, halvings: u32) -> (ReadAsk, Lease) {
+        let mut ask = self.cache.begin_read(wanted, halvings);
+        if !self.store.is_shared() {
+            return (ask, Lease::Held);
+        }
+        let standing = self.cache.standing();
+        let bounds = standing.map(|standing| standing.bounds).unwrap_or_default();
+        // Before the row is sent: what is committed after this instant the read may miss.
+        let from = self.clock.now();
+        let is_due = |it: Standing| it.lease.is_due(it.bounds, from, POLL_EVERY);
+        ask.must_renew =
+            self.must_renew.swap(false, Ordering::Relaxed) || standing.is_none_or(is_due);
+        ask.node = Some(NodeRow {
+            boot_id: self.boot.id,
+            name: self.boot.machine.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.boot.started,
+            applied: standing.map(|standing| standing.applied),
+            bounds,
+        });
+        (ask, Lease::Since { from, bounds })
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,17 +377,19 @@ impl SharedFeed {
         self.progress().trying.get_or_insert_with(Stopwatch::start);
         let halvings = self.halvings.load(Ordering::Relaxed);
         let wanted = gathered.wanted.keys().copied().collect();
-        let ask = self.cache.begin_read(wanted, halvings);
+        let (ask, lease) = self.ask(wanted, halvings);
         let time_max = if ask.after.is_some() { self.read_time_max } else { FIRST_READ_TIME_MAX };
         let read = tokio::time::timeout(time_max, self.store.read(&ask)).await;
         let batch = match read {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) => {
+                self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
                 self.put_back(gathered);
                 self.report_failure(&error);
                 return Err(PAUSE);
             }
             Err(_) => {
+                self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
                 self.put_back(gathered);
                 return Err(self.give_up(time_max, halvings));
             }
@@ -250,16 +400,21 @@ impl SharedFeed {
         }
         let is_behind = batch.is_behind;
         let own: Vec<_> = gathered.shows.iter().filter_map(|show| show.position).collect();
-        if let Err(fence) = self.cache.apply(batch, &own) {
+        let is_renewed = batch.is_renewed || lease == Lease::Held;
+        if let Err(fence) = self.cache.apply(batch, &own, is_renewed.then_some(lease)) {
             // Those who wait for their commits find their channels closed: it is not known here.
             return Err(self.report_fence(&fence));
         }
         *self.progress() = Progress { applied: Some(Stopwatch::start()), trying: None };
-        self.knows.send_if_modified(|knows| !std::mem::replace(knows, true));
         if is_behind {
+            self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
             // Only changes came; those who wait are for the read that catches up.
             self.put_back(gathered);
             return Err(Duration::ZERO);
+        }
+        // The first row says nothing yet, so nobody would reckon with what is answered by it.
+        if self.cache.standing().is_some_and(|standing| standing.lease.counts()) {
+            self.knows.send_if_modified(|knows| !std::mem::replace(knows, true));
         }
         let waiters = gathered.wanted.into_values().flatten();
         for answer in gathered.shows.into_iter().map(|show| show.answer).chain(waiters) {
@@ -272,7 +427,8 @@ impl SharedFeed {
         self.reads_given_up.fetch_add(1, Ordering::Relaxed);
         self.halvings.store((halvings + 1).min(HALVINGS_MAX), Ordering::Relaxed);
         self.report_failure(&format_args!("it took longer than {time_max:?} and was given up"));
-        Duration::ZERO
+        // What was given up may go on in the store for a while.
+        PAUSE * halvings.saturating_sub(READS_AT_ONCE)
     }
 
     /// Many reads fail in a row; the first of them is news.

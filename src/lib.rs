@@ -15,6 +15,7 @@ pub mod account;
 pub mod key;
 
 pub mod grant;
+pub mod lease;
 
 pub mod decision;
 

@@ -11,12 +11,12 @@ use rustix::time::{ClockId, Timespec};
 
 use crate::clock::{Clock, Entropy, SteadyClock, Timestamp};
 
-/// A clock of this machine that tells no time before `persisted`, whatever the wall clock says.
+/// A clock that goes on from this instant as this machine does, and tells no time before `persisted`.
 #[must_use]
-pub fn clock(persisted: Timestamp) -> Arc<dyn Clock> {
+pub fn clock(now: Timestamp, persisted: Timestamp) -> Arc<dyn Clock> {
     let anchor = uptime();
     let elapsed = move || uptime().saturating_sub(anchor);
-    Arc::new(SteadyClock::new(elapsed, wall_clock(), persisted))
+    Arc::new(SteadyClock::new(elapsed, now, persisted))
 }
 
 /// The time since the machine was started, in which it slept included. Steps of the wall clock do not move it.
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_clock_starts_above_what_was_persisted_and_rises() {
         let later = wall_clock().after(Duration::from_hours(1));
-        let clock = clock(later);
+        let clock = clock(wall_clock(), later);
         let first = clock.now();
         assert!(first >= later && clock.now() >= first);
         assert!(first.since(later) < Duration::from_mins(1));

@@ -42,6 +42,14 @@ mod observed;
 
 pub use observed::Observed;
 
+mod nodes;
+
+pub use nodes::{NodeRow, NodeState, Nodes};
+
+mod read;
+
+pub use read::{Change, PageAsk, PageEnd, ReadAsk, ReadBatch, Subject};
+
 /// The changes that a node keeps in mind: what a first read brings of them.
 pub const RECENT_CHANGES_MAX: usize = 100_000;
 
@@ -85,6 +93,27 @@ pub trait Store: Send + Sync {
 
     /// The highest time that was kept or written.
     async fn kept_time(&self) -> Result<Timestamp, StoreError>;
+
+    /// The time by the store's own clock, if it has one: then all who share it go by that.
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
+    /// Whether other processes may change it as well: then it has to be polled, and what was read of it holds for a
+    /// time only.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// The nodes that share it, this one included; `None` when it cannot be shared.
+    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
+        Ok(None)
+    }
+
+    /// Takes the row of this node out: it serves no more.
+    async fn leave(&self, _boot_id: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// What may be lost although it was acknowledged, as the database is set up at present, in words for its
     /// operator; `None` when nothing may.
@@ -140,90 +169,6 @@ impl From<StoreError> for Error {
         let told = Self::new(reason, message).caused_by(error);
         if retry { told.retry_after(std::time::Duration::from_secs(1)) } else { told }
     }
-}
-
-// === The reader's read ===
-
-/// What the one reader asks for.
-#[derive(Debug, Clone, Default)]
-pub struct ReadAsk {
-    /// The position up to which the reader has applied everything; `None` at the start.
-    pub after: Option<Position>,
-    /// Digests that somebody waits for.
-    pub wanted: Vec<Digest>,
-    /// A page of the first load: the keys after this one, so many.
-    pub page: Option<PageAsk>,
-    /// The most changes that one read brings.
-    pub changes_max: usize,
-}
-
-/// A page of the first load.
-#[derive(Debug, Clone, Copy)]
-pub struct PageAsk {
-    /// The last key of the page before; `None` for the first page.
-    pub after: Option<KeyId>,
-    /// How many.
-    pub keys_max: usize,
-}
-
-/// One snapshot of the store.
-#[derive(Debug, Clone)]
-pub struct ReadBatch {
-    /// The position as of which all of this is true. When `is_behind`, that of the last change brought.
-    pub position: Position,
-    /// Whether there are more changes than one read brings; then it brings changes with their records, and
-    /// neither what was wanted nor a page.
-    pub is_behind: bool,
-    /// What stands in the store at the number that was asked after; `None` when nothing does.
-    pub found: Option<Position>,
-    /// The changes after the position asked after, in order. On the first read: the window of recent
-    /// ones, without their records.
-    pub changes: Vec<Change>,
-    /// Keys that changed, were wanted, or stand on the page, as they are now.
-    pub keys: Vec<KeyRecord>,
-    /// Accounts that changed, and those of the keys above, as they are now.
-    pub accounts: Vec<Account>,
-    /// The policy, when it changed, and on the first read.
-    pub policy: Option<Policy>,
-    /// Wanted digests that no key has.
-    pub absent: Vec<Digest>,
-    /// Rows that should be above and cannot be read, because they make no sense or a newer version wrote
-    /// them: neither there nor absent, so nothing may be answered about them. A key's digest is told
-    /// where it can be. Each was logged.
-    pub unreadable: Vec<(Subject, Option<Digest>)>,
-    /// Where the page ended, when one was asked for.
-    pub page: Option<PageEnd>,
-}
-
-/// Where a page of the first load ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PageEnd {
-    /// There may be keys after this one.
-    At(KeyId),
-    /// That was the last.
-    Last,
-}
-
-/// One change, as the feed has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Its place in the order.
-    pub position: Position,
-    /// What was changed.
-    pub subject: Subject,
-    /// The digest of a key, so that what was remembered of its absence dies by it.
-    pub digest: Option<Digest>,
-}
-
-/// What a change was made to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// A key.
-    Key(KeyId),
-    /// An account.
-    Account(AccountId),
-    /// The policy.
-    Policy,
 }
 
 // === Mutations ===

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::account::Account;
 use crate::key::KeyRecord;
+use crate::lease::Lease;
 use crate::policy::Policy;
 use crate::store::{Change, RECENT_CHANGES_MAX};
 
@@ -28,6 +29,7 @@ impl Known {
         let hasher = DefaultHashBuilder::default();
         let mut known = Self {
             applied: batch.position,
+            lease: Lease::NONE,
             recent: VecDeque::new(),
             catalogue,
             keys: IndexMap::with_hasher(hasher.clone()),

@@ -46,6 +46,8 @@ pub(super) struct CachedAccount {
 pub(super) struct Grant {
     pub names: Arc<[ScopePattern]>,
     pub held: ScopeSet,
+    /// Whether any scope in it is strict.
+    pub is_strict: bool,
 }
 
 impl CachedKey {
@@ -96,11 +98,13 @@ impl From<&Account> for CachedAccount {
 impl Grant {
     pub(super) fn new(names: Arc<[ScopePattern]>, catalogue: &Catalogue) -> Self {
         let held = catalogue.held(names.iter());
-        Self { names, held }
+        let is_strict = catalogue.is_any_strict(&held);
+        Self { names, held, is_strict }
     }
 
     pub(super) fn renew(&mut self, catalogue: &Catalogue) {
         self.held = catalogue.held(self.names.iter());
+        self.is_strict = catalogue.is_any_strict(&self.held);
     }
 }
 

@@ -71,6 +71,7 @@ fn changed(n: u64, number: u64) -> Change {
 /// What a read brings at `n` when nothing changed since `after`.
 fn batch(after: u64, n: u64) -> ReadBatch {
     ReadBatch {
+        is_renewed: false,
         position: position(n),
         is_behind: false,
         found: Some(position(after)),
@@ -98,6 +99,7 @@ fn loaded(keys: u64, keys_max: usize) -> Cache {
                 ..batch(5, 5)
             },
             &[],
+            Some(Lease::Held),
         )
         .unwrap();
     cache
@@ -105,7 +107,7 @@ fn loaded(keys: u64, keys_max: usize) -> Cache {
 
 fn apply(cache: &Cache, batch: ReadBatch) -> Result<(), Fence> {
     cache.begin_read(Vec::new(), 0);
-    cache.apply(batch, &[])
+    cache.apply(batch, &[], Some(Lease::Held))
 }
 
 fn seen(cache: &Cache, number: u64) -> &'static str {
@@ -135,11 +137,13 @@ fn absence_is_final_only_when_every_page_is_in() {
         page: Some(PageEnd::At(key(1).id)),
         ..batch(5, 5)
     };
-    cache.apply(first, &[]).unwrap();
+    cache.apply(first, &[], Some(Lease::Held)).unwrap();
     assert_eq!((seen(&cache, 1), seen(&cache, 2), cache.is_complete()), ("key", "miss", false));
     let ask = cache.begin_read(Vec::new(), 0);
     assert_eq!(ask.page.unwrap().after, Some(key(1).id));
-    cache.apply(ReadBatch { page: Some(PageEnd::Last), ..batch(5, 5) }, &[]).unwrap();
+    cache
+        .apply(ReadBatch { page: Some(PageEnd::Last), ..batch(5, 5) }, &[], Some(Lease::Held))
+        .unwrap();
     assert_eq!((seen(&cache, 2), cache.is_complete()), ("absent", true));
 }
 
@@ -196,7 +200,7 @@ fn a_first_load_that_does_not_fit_ends() {
         page: Some(PageEnd::At(key(3).id)),
         ..batch(5, 5)
     };
-    cache.apply(first, &[]).unwrap();
+    cache.apply(first, &[], Some(Lease::Held)).unwrap();
     assert!(!cache.is_loading() && !cache.is_complete());
     assert!(cache.begin_read(Vec::new(), 0).page.is_none());
 }
@@ -249,7 +253,7 @@ fn a_doubt_lasts_until_a_read_sent_later_is_applied() {
     cache.begin_read(Vec::new(), 0);
     cache.doubt(Doubt::Key(key(1).id));
     cache.doubt(Doubt::Digest(digest(7)));
-    cache.apply(batch(5, 5), &[]).unwrap();
+    cache.apply(batch(5, 5), &[], Some(Lease::Held)).unwrap();
     assert_eq!(
         (seen(&cache, 1), seen(&cache, 2), seen(&cache, 7)),
         ("doubtful", "key", "doubtful")
@@ -288,9 +292,9 @@ fn a_batch_that_is_refused_drops_everything_and_starts_over() {
 fn a_commit_of_this_node_that_a_later_read_does_not_show_is_noticed() {
     let cache = loaded(1, 9);
     cache.begin_read(Vec::new(), 0);
-    cache.apply(batch(5, 5), &[position(5)]).unwrap();
+    cache.apply(batch(5, 5), &[position(5)], Some(Lease::Held)).unwrap();
     cache.begin_read(Vec::new(), 0);
-    let fence = cache.apply(batch(5, 5), &[position(6)]).unwrap_err();
+    let fence = cache.apply(batch(5, 5), &[position(6)], Some(Lease::Held)).unwrap_err();
     assert_eq!(fence, Fence::OwnCommitMissing { n: 6 });
     assert_eq!(seen(&cache, 1), "nothing");
 }

@@ -97,6 +97,23 @@ impl Catalogue {
         held
     }
 
+    /// Whether a strict scope is among what is held.
+    #[must_use]
+    pub fn is_any_strict(&self, held: &ScopeSet) -> bool {
+        self.strictness(held).any(|is_strict| is_strict)
+    }
+
+    /// Whether all that is held is strict, and there is something.
+    #[must_use]
+    pub fn is_all_strict(&self, held: &ScopeSet) -> bool {
+        self.strictness(held).min().unwrap_or(false)
+    }
+
+    fn strictness(&self, held: &ScopeSet) -> impl Iterator<Item = bool> {
+        let held = self.entries.iter().filter(|entry| held.contains(entry.resolved.index));
+        held.map(|entry| entry.resolved.strict)
+    }
+
     /// Whether a key may be given this scope: it is in the catalogue, or something in it lies below.
     #[must_use]
     pub fn knows(&self, pattern: &ScopePattern) -> bool {

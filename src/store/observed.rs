@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, ReadAsk, ReadBatch,
-    Store, StoreError, door,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, Nodes, ReadAsk,
+    ReadBatch, Store, StoreError, door,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -156,6 +156,22 @@ impl Store for Observed {
 
     async fn kept_time(&self) -> Result<Timestamp, StoreError> {
         self.watch("kept_time", self.store.kept_time(), ok).await
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.watch("now", self.store.now(), ok).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
+    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
+        self.watch("nodes", self.store.nodes(), ok).await
+    }
+
+    async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {
+        self.watch("leave", self.store.leave(boot_id), ok).await
     }
 
     async fn caveat(&self) -> Result<Option<String>, StoreError> {

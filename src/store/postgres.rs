@@ -12,12 +12,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use self::failure::too_slow;
-use self::link::{Link, Pool};
+use self::link::{Link, Pool, ReaderLink};
 use self::settings::Settings;
 use self::writer::{ANSWER_TIME_MAX, Job, Writer};
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
-    StoreError,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, Nodes, ReadAsk, ReadBatch,
+    Store, StoreError,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -38,6 +38,8 @@ mod writer;
 mod rows;
 
 mod read;
+
+mod nodes;
 
 mod query;
 
@@ -67,7 +69,7 @@ const LOOK_UP: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCA
 /// The store in a PostgreSQL database.
 pub(super) struct PostgresStore {
     place: String,
-    reader: Pool,
+    reader: ReaderLink,
     lookups: Pool,
     /// `None` when the store is closed.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
@@ -100,8 +102,7 @@ impl PostgresStore {
         let writer = Writer::new(Pool::new(settings.clone(), 1, ANSWER_TIME_MAX), commits);
         Ok(Self {
             place: settings.place.clone(),
-            // Whoever reads gives up for itself.
-            reader: Pool::new(settings.clone(), 1, Duration::MAX),
+            reader: ReaderLink::new(settings.clone()),
             lookups: Pool::new(settings, LOOKUP_CONNECTIONS_MAX, LOOKUP_TIME_MAX),
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))),
@@ -185,6 +186,22 @@ impl Store for PostgresStore {
 
     async fn kept_time(&self) -> Result<Timestamp, StoreError> {
         look_up!(self, link => query::kept_time(link))
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        look_up!(self, link => nodes::now(link)).map(Some)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
+        look_up!(self, link => nodes::all(link)).map(Some)
+    }
+
+    async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {
+        self.write(|waiter| Job::Leave(boot_id, waiter)).await
     }
 
     async fn caveat(&self) -> Result<Option<String>, StoreError> {

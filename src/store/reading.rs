@@ -238,6 +238,7 @@ fn change(row: &impl Columns, epoch: u64) -> Result<Change, StoreError> {
 
 const fn empty() -> ReadBatch {
     ReadBatch {
+        is_renewed: false,
         position: Position { epoch: 0, n: 0, tag: 0 },
         is_behind: false,
         found: None,

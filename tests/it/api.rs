@@ -142,7 +142,7 @@ impl Api {
         let folder = Folder::new();
         let url = format!("sqlite://{}/latchkey.db", folder.path().display());
         let store = store::open(&url).await.unwrap();
-        let clock = machine::clock(Timestamp::EPOCH);
+        let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
         let prefix = Prefix::parse("hm").unwrap();
         let node = Node::wire(
             &store,

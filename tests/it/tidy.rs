@@ -27,8 +27,8 @@ const LAYERS: &[(Layer, &[&str])] = &[
     (
         Domain,
         &[
-            "account", "audit", "clock", "decision", "error", "grant", "key", "policy", "revision",
-            "scope", "token",
+            "account", "audit", "clock", "decision", "error", "grant", "key", "lease", "policy",
+            "revision", "scope", "token",
         ],
     ),
     // `serve` knows nothing of keys: the transport only takes the peer's address from it.

@@ -46,7 +46,7 @@ impl Rig {
         let inner = store::open(&url).await.unwrap();
         let store = FaultyStore::new(inner);
         let as_store: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
-        let clock = machine::clock(Timestamp::EPOCH);
+        let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
         let prefix = Prefix::parse("hm").unwrap();
         let node = Node::wire(
             &as_store,
@@ -294,7 +294,7 @@ async fn a_revocation_counts_at_once_while_the_first_load_goes_on() {
     // A node that starts now loads those keys page by page.
     let store: Arc<dyn Store> = Arc::clone(&rig.store) as Arc<dyn Store>;
     let prefix = Prefix::parse("hm").unwrap();
-    let clock = machine::clock(Timestamp::EPOCH);
+    let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
     let late = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100_000, READ_TIME_MAX);
     let feed = late.feed.clone();
     let reader = tokio::spawn(async move { feed.run().await });

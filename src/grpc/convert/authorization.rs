@@ -81,6 +81,7 @@ pub(crate) fn answer(decision: Decision, realm: &str) -> v1::AuthorizeResponse {
         rule: _,
         ambiguity: _,
         observed: _,
+        stale,
         revision,
     } = decision;
     let base = v1::AuthorizeResponse {
@@ -90,7 +91,7 @@ pub(crate) fn answer(decision: Decision, realm: &str) -> v1::AuthorizeResponse {
         billable,
         www_authenticate: challenge.unwrap_or_default(),
         revision: revision.to_revision(),
-        stale: false,
+        stale,
         limits: Vec::new(),
         ..v1::AuthorizeResponse::default()
     };

@@ -4,6 +4,7 @@
 //! connection for each transaction, if it keeps track of prepared statements, or none are prepared.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::failure::{ended_session, failed};
+use super::rows::no_feed;
 use super::settings::Settings;
 use crate::store::StoreError;
 
@@ -151,5 +153,64 @@ impl Lent<'_> {
         self.link.command("COMMIT".to_owned()).await.map_err(failed)?;
         self.give_back();
         Ok(())
+    }
+}
+
+/// The one connection of the reader. Taken out for each read: what is given up is closed, and with it whatever the
+/// server still does for it.
+pub(super) struct ReaderLink {
+    settings: Settings,
+    kept: Mutex<Option<Link>>,
+    is_closed: AtomicBool,
+}
+
+impl ReaderLink {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, kept: Mutex::default(), is_closed: AtomicBool::new(false) }
+    }
+
+    /// Begins by these statements, made for a connection that was read on before or for a new one; gives the row that
+    /// they bring. Whoever reads gives up for itself.
+    pub(super) async fn begin(
+        &self,
+        sql: impl Fn(bool) -> String,
+    ) -> Result<(Link, bool, PgRow), StoreError> {
+        if self.is_closed.load(Ordering::Relaxed) {
+            let closed = format!("the database {} is closed", self.settings.place);
+            return Err(StoreError::Unavailable(closed.into()));
+        }
+        let kept = self.kept().take();
+        if let Some(mut link) = kept {
+            match link.command(sql(false)).await {
+                Ok(row) => return Ok((link, false, row.ok_or_else(no_feed)?)),
+                Err(error) if ended_session(&error) => {
+                    tracing::debug!(%error, "the reader's connection was lost");
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let mut link = Link::open(&self.settings, Duration::MAX).await.map_err(failed)?;
+        let row = link.command(sql(true)).await.map_err(failed)?;
+        Ok((link, true, row.ok_or_else(no_feed)?))
+    }
+
+    /// Ends the transaction, which wrote nothing, and keeps the connection.
+    pub(super) async fn end(&self, mut link: Link) -> Result<(), StoreError> {
+        link.command("COMMIT".to_owned()).await.map_err(failed)?;
+        *self.kept() = Some(link);
+        Ok(())
+    }
+
+    /// Lets go of the connection.
+    pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        let kept = self.kept().take();
+        if let Some(link) = kept {
+            link.close().await;
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,15 +2,17 @@
 //! that all of it sees.
 //!
 //! One statement would see one snapshot too, but would have to bring changes, keys, accounts and the policy in one
-//! form, and to be planned as one. When nothing has changed and nobody waits, this comes to two messages.
+//! form, and to be planned as one. When nothing has changed and nobody waits, this comes to two messages,
+//! the one that renews the lease included.
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 
-use super::link::{Link, Pool};
-use super::rows::{no_feed, read_policy};
+use super::link::{Link, ReaderLink};
+use super::nodes;
+use super::rows::read_policy;
 use crate::policy::Policy;
 use crate::revision::Position;
 use crate::store::reading::{self, Snapshot};
@@ -19,30 +21,34 @@ use crate::store::{ReadAsk, ReadBatch, StoreError};
 use crate::token::Digest;
 
 /// Brings what is asked for. A reader that gives up drops this, and the connection with it.
-pub(super) async fn read(pool: &Pool, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
-    let after = ask.after.map_or(0, |position| position.n);
-    let (mut lent, row) = pool.begin(&begin(after)).await?;
-    let row = row.ok_or_else(no_feed)?;
+pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
+    let sql = |is_new| begin(ask, ask.must_renew || is_new);
+    let (mut link, is_new, row) = reader.begin(sql).await?;
     if row.flag(4)? {
         return Err(StoreError::Unavailable(
             "this server is a standby, and may be behind: store.url has to name the primary".into(),
         ));
     }
     let mut reading = Reading {
-        link: &mut lent.link,
+        link: &mut link,
         head: position(&row, 0)?,
         tag: row.maybe_number(3)?.map(i64::cast_unsigned),
     };
-    let batch = reading::read(&mut reading, ask).await?;
-    lent.end().await?;
+    let mut batch = reading::read(&mut reading, ask).await?;
+    batch.is_renewed = ask.node.is_some() && (ask.must_renew || is_new);
+    reader.end(link).await?;
     Ok(batch)
 }
 
-/// Begins the transaction, with the head, what stands at a number, and whether this is a standby: there a read
-/// would be of the past. The server gives up for itself what the reader has long given up.
-fn begin(after: u64) -> String {
+/// Writes the node's row and commits it, where it has to be; then begins the transaction, with the head, what stands at
+/// a number, and whether this is a standby: there a read would be of the past. All in one message, so that a pooler
+/// cannot send the row to one server and the read to another. The server gives up for itself what the reader has long
+/// given up.
+fn begin(ask: &ReadAsk, renews: bool) -> String {
+    let after = ask.after.map_or(0, |position| position.n);
+    let renewal = ask.node.as_ref().filter(|_| renews).map(nodes::renewal).unwrap_or_default();
     format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
+        "{renewal}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
          SET LOCAL idle_in_transaction_session_timeout = '15s'; \
          SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), pg_is_in_recovery() FROM feed"
     )

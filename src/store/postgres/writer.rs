@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::failure::{failed, was_given_up, was_refused};
 use super::link::{Lent, Link, Pool};
+use super::nodes;
 use super::rows::{HEAD, PgRows};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -50,6 +51,8 @@ pub(super) type Outcome = Result<Result<Done, Error>, StoreError>;
 pub(super) enum Job {
     Mutate(Box<Mutation>, oneshot::Sender<Outcome>),
     KeepTime(Timestamp, oneshot::Sender<Result<(), StoreError>>),
+    /// Takes the row of a node out.
+    Leave(u64, oneshot::Sender<Result<(), StoreError>>),
 }
 
 /// The state of the writer.
@@ -168,6 +171,9 @@ impl Job {
                 let query = sqlx::query("UPDATE feed SET kept_time = $1 WHERE kept_time < $1");
                 link.run(query.bind(now.micros())).await.map(|_| Ok(Done::nothing()))
             }
+            Self::Leave(boot_id, _) => {
+                nodes::leave(link, *boot_id).await.map(|()| Ok(Done::nothing()))
+            }
         }
     }
 
@@ -176,14 +182,16 @@ impl Job {
     fn answer(self, outcome: Outcome) {
         match self {
             Self::Mutate(_, waiter) => drop(waiter.send(outcome)),
-            Self::KeepTime(_, waiter) => drop(waiter.send(outcome.map(drop))),
+            Self::KeepTime(_, waiter) | Self::Leave(_, waiter) => {
+                drop(waiter.send(outcome.map(drop)));
+            }
         }
     }
 
     fn fail(self, error: StoreError) {
         match self {
             Self::Mutate(_, waiter) => drop(waiter.send(Err(error))),
-            Self::KeepTime(_, waiter) => drop(waiter.send(Err(error))),
+            Self::KeepTime(_, waiter) | Self::Leave(_, waiter) => drop(waiter.send(Err(error))),
         }
     }
 }

@@ -64,7 +64,7 @@ async fn start_disturbed(at: u64, fault: Fault) -> Option<&'static str> {
 async fn start(store: Arc<FaultyStore>, file: &std::path::Path) -> Result<(), String> {
     let as_store: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
     let kept: Timestamp = as_store.kept_time().await.map_err(|error| error.to_string())?;
-    let clock = machine::clock(kept);
+    let clock = machine::clock(machine::wall_clock(), kept);
     let prefix = Prefix::parse("hm").unwrap();
     let chosen = Chosen::Made(Delivery::File(file.to_owned()));
     let policy = || Ok(Policy::default());

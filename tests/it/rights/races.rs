@@ -149,7 +149,7 @@ impl Rig {
         let store = FaultyStore::new(store::open(&url).await.unwrap());
         let node = Node::wire(
             &(Arc::clone(&store) as Arc<dyn Store>),
-            machine::clock(Timestamp::EPOCH),
+            machine::clock(machine::wall_clock(), Timestamp::EPOCH),
             Arc::new(MachineEntropy),
             &Prefix::parse("hm").unwrap(),
             100,

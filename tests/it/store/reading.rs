@@ -76,7 +76,7 @@ pub(crate) async fn a_read_that_is_behind_says_so_and_goes_on(store: Shared) {
     for is_behind in [true, true, false] {
         let page = Some(PageAsk { after: None, keys_max: 10 });
         let wanted = vec![secret().digest];
-        let ask = ReadAsk { after: Some(at), wanted, page, changes_max: 2 };
+        let ask = ReadAsk { wanted, page, changes_max: 2, ..after(at) };
         let batch = read(&store, &ask).await;
         assert_eq!(batch.is_behind, is_behind);
         assert_eq!((batch.page.is_none(), batch.absent.is_empty()), (is_behind, is_behind));

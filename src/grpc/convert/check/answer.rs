@@ -199,8 +199,17 @@ const fn code(http_status: u16) -> Code {
 // === What the gateway itself is told, for its logs and other filters ===
 
 fn metadata(told: &mut Writer, decision: &Decision) {
-    let Decision { denial, identity, needed: _, billable, rule, ambiguity, observed, revision } =
-        decision;
+    let Decision {
+        denial,
+        identity,
+        needed: _,
+        billable,
+        rule,
+        ambiguity,
+        observed,
+        stale,
+        revision,
+    } = decision;
     let (word, reason) = match denial {
         Some(denial) => ("deny", denial.as_str()),
         None => ("allow", Outcome::Allowed.reason()),
@@ -209,6 +218,9 @@ fn metadata(told: &mut Writer, decision: &Decision) {
     tell(told, "reason", reason);
     tell_value(told, "billable", |value| value.number(number::BOOL, u64::from(*billable)));
     tell(told, "revision", &revision.to_revision());
+    if *stale {
+        tell_value(told, "stale", |value| value.number(number::BOOL, 1));
+    }
     if let Some(rule) = rule {
         tell(told, "rule", rule);
     }

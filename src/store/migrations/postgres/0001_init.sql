@@ -154,6 +154,23 @@ CREATE TABLE feed (
     seeded       BOOLEAN NOT NULL
 ) WITH (fillfactor = 10);
 
+-- The nodes that serve from this store, by what each said of itself last: the position that it had applied, and for
+-- how long others have to reckon with it, in microseconds. `renewed` is by this server's clock. No history and no
+-- guard: a node that leaves takes its row with it.
+CREATE TABLE nodes (
+    boot_id BIGINT NOT NULL PRIMARY KEY,
+    name    TEXT   NOT NULL,
+    version TEXT   NOT NULL,
+    started BIGINT NOT NULL,
+    epoch   BIGINT,
+    n       BIGINT,
+    tag     BIGINT,
+    bound   BIGINT NOT NULL,
+    grace   BIGINT NOT NULL,
+    renewed BIGINT NOT NULL,
+    CHECK ((epoch IS NULL) = (n IS NULL) AND (n IS NULL) = (tag IS NULL))
+) WITH (fillfactor = 10);
+
 -- What the program never does, and nobody should: these are the last to refuse. Whoever may drop them may
 -- do anything.
 CREATE FUNCTION latchkey_refuses() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,0 +1,103 @@
+//! The rows of the nodes: a node writes its own before it reads, and whoever gives a receipt reads all.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+
+use super::link::Link;
+use super::rows::no_feed;
+use crate::clock::Timestamp;
+use crate::lease::Bounds;
+use crate::revision::Position;
+use crate::store::sql::{Columns as _, position};
+use crate::store::{NodeRow, NodeState, Nodes, StoreError};
+
+/// The server's time, in microseconds since the Unix epoch.
+const NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
+/// Rows of nodes that are long gone: a day is the longest that any goes on without renewing.
+const GONE_AFTER_MICROS: u64 = 25 * 3_600 * 1_000_000;
+
+/// Writes and commits this row, by statements for one message. Whoever waits for the answer gives up long before the
+/// server does; were that to give up waiting for a standby first, it would answer as if the standby had it.
+pub(super) fn renewal(row: &NodeRow) -> String {
+    let NodeRow { boot_id, name, version, started, applied, bounds } = row;
+    let number =
+        |of: fn(Position) -> i64| applied.map_or("NULL".to_owned(), |it| of(it).to_string());
+    let (epoch, n, tag) = (
+        number(|it| it.epoch.cast_signed()),
+        number(|it| it.n.cast_signed()),
+        number(|it| it.tag.cast_signed()),
+    );
+    let (boot_id, started) = (boot_id.cast_signed(), started.micros());
+    let (name, version) = (quoted(name), quoted(version));
+    let (bound, grace) = (bounds.bound.as_micros(), bounds.grace.as_micros());
+    format!(
+        "BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '12s'; \
+         DELETE FROM nodes WHERE renewed < {NOW} - {GONE_AFTER_MICROS}; \
+         INSERT INTO nodes (boot_id, name, version, started, epoch, n, tag, bound, grace, renewed) \
+         VALUES ({boot_id}, {name}, {version}, {started}, {epoch}, {n}, {tag}, {bound}, {grace}, {NOW}) \
+         ON CONFLICT (boot_id) DO UPDATE SET epoch = excluded.epoch, n = excluded.n, tag = excluded.tag, \
+         bound = excluded.bound, grace = excluded.grace, renewed = excluded.renewed; COMMIT; "
+    )
+}
+
+/// A literal. There is nothing in it that would have to be escaped: what a name of a machine cannot hold is left out.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || "._-+".contains(*c);
+    let mut literal = "'".to_owned();
+    let plain: String = text.chars().filter(is_plain).take(64).collect();
+    let _ = write!(literal, "{plain}'");
+    literal
+}
+
+/// All nodes, with the time and the head of the feed.
+pub(super) async fn all(link: &mut Link) -> Result<Nodes, StoreError> {
+    let head = format!("SELECT epoch, n, tag, {NOW} FROM feed");
+    let head = link.command(head).await.map_err(super::failure::failed)?.ok_or_else(no_feed)?;
+    let rows = sqlx::query(
+        "SELECT boot_id, name, version, started, epoch, n, tag, bound, grace, renewed, \
+         COALESCE(n = 0 OR EXISTS (SELECT 1 FROM changes WHERE changes.n = nodes.n AND changes.tag = nodes.tag), FALSE) \
+         FROM nodes ORDER BY started, boot_id",
+    );
+    let (now, head) = (Timestamp::from_micros(head.number(3)?), position(&head, 0)?);
+    let rows = link.all(rows).await?;
+    let nodes = rows.iter().map(|row| node(row, head)).collect::<Result<_, _>>()?;
+    Ok(Nodes { now, head, nodes })
+}
+
+/// Takes a row out.
+pub(super) async fn leave(link: &mut Link, boot_id: u64) -> Result<(), StoreError> {
+    let boot_id = boot_id.cast_signed();
+    let leave = format!("DELETE FROM nodes WHERE boot_id = {boot_id}");
+    link.command(leave).await.map(drop).map_err(super::failure::failed)
+}
+
+/// The server's time.
+pub(super) async fn now(link: &mut Link) -> Result<Timestamp, StoreError> {
+    let now = link.command(format!("SELECT {NOW}")).await.map_err(super::failure::failed)?;
+    Ok(Timestamp::from_micros(now.ok_or_else(no_feed)?.number(0)?))
+}
+
+fn node(row: &PgRow, head: Position) -> Result<NodeState, StoreError> {
+    let applied = match row.maybe_number(4)? {
+        None => None,
+        Some(_) => Some(position(row, 4)?),
+    };
+    let span = |at| -> Result<_, StoreError> {
+        Ok(Duration::from_micros(u64::try_from(row.number(at)?).unwrap_or(0)))
+    };
+    Ok(NodeState {
+        row: NodeRow {
+            boot_id: row.number(0)?.cast_unsigned(),
+            name: row.text(1)?,
+            version: row.text(2)?,
+            started: Timestamp::from_micros(row.number(3)?),
+            applied,
+            bounds: Bounds { bound: span(7)?, grace: span(8)? },
+        },
+        renewed: Timestamp::from_micros(row.number(9)?),
+        is_held: row.flag(10)? && applied.is_some_and(|applied| applied.epoch == head.epoch),
+    })
+}
