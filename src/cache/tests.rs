@@ -1,6 +1,7 @@
 //! What the cache makes of a reader's batches: order, completeness, room, doubts and fences.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
 use crate::account::Account;
@@ -244,6 +245,25 @@ fn a_suspended_account_and_a_new_policy_count_at_once() {
         assert!(key.facts().suspended && !write.is_met_by(key.facts().held));
         assert!(view.catalogue().expression("memory:read").is_err());
     });
+}
+
+#[test]
+fn only_a_read_that_renewed_the_lease_and_is_not_behind_makes_anything_fresh() {
+    let cache = loaded(2, 9);
+    let bounds = Bounds { bound: Duration::from_secs(1), grace: Duration::ZERO };
+    let lease = Lease::Since { from: NOW, bounds };
+    let read = |batch, lease| {
+        cache.begin_read(Vec::new(), 0);
+        cache.apply(batch, &[], lease).unwrap();
+        cache.standing().unwrap().lease
+    };
+    cache.doubt(Doubt::Everything);
+    assert_eq!(read(batch(5, 5), None), Lease::Held);
+    let behind = ReadBatch { changes: vec![changed(6, 1)], is_behind: true, ..batch(5, 6) };
+    assert_eq!(read(behind, Some(lease)), Lease::Held);
+    assert_eq!(seen(&cache, 2), "doubtful");
+    assert_eq!(read(batch(6, 6), Some(lease)), lease);
+    assert_eq!(seen(&cache, 2), "key");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod rights;
 
 mod crash;
 mod faults;
+mod lease;
 mod revocation;
 mod store;
 mod truth;

@@ -256,9 +256,9 @@ async fn a_configuration_that_is_wrong_is_refused_before_anything_is_made() {
 }
 
 #[tokio::test]
-async fn a_store_of_a_later_version_is_named() {
-    let url = [("LATCHKEY__STORE__URL", "postgres://user:hunter2@localhost/keys")];
+async fn a_database_that_cannot_be_reached_is_named() {
+    let url = [("LATCHKEY__STORE__URL", "postgres://user:hunter2@127.0.0.1:1/keys")];
     let refused = run(&["serve"], &url).await;
-    assert_refused(&refused, &["PostgreSQL needs a later version"]);
+    assert_refused(&refused, &["the database `keys` at 127.0.0.1:1: it cannot be reached"]);
     assert!(!refused.told.contains("hunter2"), "{}", refused.told);
 }

@@ -2,7 +2,7 @@
 //!
 //! A case that is left off the list is dead code, and the compiler says so.
 
-mod support;
+pub(crate) mod support;
 
 mod chains;
 mod keys;

@@ -126,7 +126,7 @@ async fn create(store: &dyn Store, secret: NewSecret) -> KeyId {
     mutate(store, Command::CreateKey { new: a_key(), secret, request: None }).await.unwrap()
 }
 
-fn an_account() -> NewAccount {
+pub(crate) fn an_account() -> NewAccount {
     NewAccount {
         id: AccountId::parse("a"),
         display_name: String::new(),
@@ -158,7 +158,7 @@ fn revocation(id: KeyId) -> Command {
 }
 
 /// A change by another handle on the store: no keyring, no cache knows of it.
-async fn mutate(store: &dyn Store, command: Command) -> Option<KeyId> {
+pub(crate) async fn mutate(store: &dyn Store, command: Command) -> Option<KeyId> {
     let mut seed = [0; 32];
     MachineEntropy.fill(&mut seed);
     let now = machine::wall_clock();

@@ -228,7 +228,7 @@ async fn time_does_not_go_back_across_a_restart() {
     let mut last = tomorrow;
     for _ in 0..2 {
         server = server.again().start().await;
-        logged(&server, "clock is behind the store's").await;
+        logged(&server, "clock is behind the time that was kept").await;
         let key = make_key(&server, &root, "acme").await.unwrap().key.unwrap();
         let made = micros(key.create_time);
         assert!(made >= last, "{made} is before {last}");

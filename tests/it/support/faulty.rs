@@ -11,8 +11,8 @@ use latchkey::key::{KeyId, KeyRecord};
 use latchkey::policy::Policy;
 use latchkey::revision::Position;
 use latchkey::store::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, ReadAsk, ReadBatch,
-    Store, StoreError,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, Nodes, ReadAsk,
+    ReadBatch, Store, StoreError,
 };
 use latchkey::token::Digest;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -70,6 +70,11 @@ impl FaultyStore {
     /// Lets reads that stand still go on, with the answer that they got before.
     pub(crate) fn let_go(&self) {
         self.gate.add_permits(1_000_000);
+    }
+
+    /// Lets one read go on, that stands still or will.
+    pub(crate) fn let_one_go(&self) {
+        self.gate.add_permits(1);
     }
 
     /// From now on what this key wants changed stands still on its way to the store.
@@ -169,6 +174,22 @@ impl Store for FaultyStore {
 
     async fn kept_time(&self) -> Result<Timestamp, StoreError> {
         self.calls.call("kept_time", |store| store.kept_time()).await
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.calls.call("now", |store| store.now()).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.calls.is_shared()
+    }
+
+    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
+        self.calls.call("nodes", |store| store.nodes()).await
+    }
+
+    async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {
+        self.calls.call("leave", |store| store.leave(boot_id)).await
     }
 
     fn commits(&self) -> watch::Receiver<u64> {

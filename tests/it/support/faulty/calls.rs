@@ -52,6 +52,10 @@ impl Calls {
         Self { store, plan: Mutex::default(), hanging, a_call_hangs }
     }
 
+    pub(super) fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
     pub(super) fn disturb(&self, at: u64, fault: Fault) {
         *self.plan.lock().unwrap() = Plan { at, fault: Some(fault), ..Plan::default() };
     }
