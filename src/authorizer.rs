@@ -241,6 +241,9 @@ impl Authorizer {
 
 /// What the cache knew of the key of a decision that waited for nothing.
 const fn lookup_of(decision: &Decision) -> Lookup {
+    if decision.stale {
+        return Lookup::Stale;
+    }
     match (&decision.identity, decision.denial, decision.observed) {
         (Some(_), _, _) => Lookup::Hit,
         (None, Some(Denial::UnknownKey), _) | (None, _, Some(Denial::UnknownKey)) => {

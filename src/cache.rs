@@ -101,6 +101,14 @@ pub struct Standing {
     pub lease: Lease,
 }
 
+impl Standing {
+    /// How good what is held is at an instant.
+    #[must_use]
+    pub fn freshness(&self, now: Timestamp) -> Freshness {
+        self.lease.freshness(self.bounds, now)
+    }
+}
+
 /// How much is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Holding {

@@ -12,12 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::Sleep;
 
 use crate::cache::{Cache, Doubt, Fence, Standing};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Reason};
-use crate::lease::Lease;
+use crate::lease::{Freshness, Lease};
 use crate::metrics::Stopwatch;
 use crate::revision::Position;
 use crate::store::{NodeRow, ReadAsk, Store};
@@ -37,17 +36,15 @@ const READS_AT_ONCE: u32 = 3;
 const FETCH_TIME_MAX: Duration = Duration::from_millis(150);
 /// How long a mutation waits for the read that shows it.
 const SHOW_TIME_MAX: Duration = Duration::from_secs(5);
-/// How often a store is read that others change too, give or take a quarter.
-const POLL_EVERY: Duration = Duration::from_millis(100);
-/// How many reads come in a bound at least: one that fails leaves time for another.
-const READS_PER_BOUND: u32 = 4;
-/// How far apart reads are that others ask for by a push.
-const PUSHES_APART: Duration = Duration::from_millis(20);
 /// For how long reads have to fail before nobody is made to wait for the next.
 const FAILING_AFTER: Duration = Duration::from_secs(1);
 /// The pause after a read that failed, and after a fence.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_AFTER_FENCE: Duration = Duration::from_millis(500);
+
+mod pace;
+
+use pace::{POLL_EVERY, Pace};
 
 /// A handle on the one reader of this process; cheap to clone.
 #[derive(Clone)]
@@ -69,8 +66,9 @@ struct SharedFeed {
     /// Whether the next read has to renew the lease, due or not.
     must_renew: AtomicBool,
     reads_given_up: AtomicU64,
+    fills: AtomicU64,
     fences: AtomicU64,
-    /// Whether the cache knows anything.
+    /// Whether anything can be answered by what the cache knows.
     knows: watch::Sender<bool>,
     progress: Mutex<Progress>,
     /// Whether the last read failed, and this was told.
@@ -156,6 +154,7 @@ impl Feed {
                 pushed: Notify::new(),
                 must_renew: AtomicBool::new(false),
                 reads_given_up: AtomicU64::new(0),
+                fills: AtomicU64::new(0),
                 fences: AtomicU64::new(0),
                 knows: watch::Sender::new(false),
                 progress: Mutex::default(),
@@ -234,17 +233,17 @@ impl Feed {
     /// Reads until it is dropped.
     pub async fn run(&self) {
         let mut commits = self.shared.store.commits();
-        let mut pushes = Pushes { jitter: self.shared.boot.id, read: None };
+        let mut pace = Pace::new(self.shared.boot.id);
         let mut must_read = true;
         loop {
-            let mut pause = pin!(self.shared.pause(&mut pushes));
+            let mut pause = pin!(pace.pause(self.shared.bound()));
             // A wake-up may be left over from somebody whom the last read has answered.
             while !must_read && !self.shared.is_awaited() {
                 tokio::select! {
                     () = self.shared.somebody_waits.notified() => {}
                     () = &mut pause => must_read = true,
                     () = self.shared.pushed.notified() => {
-                        let soon = pushes.come();
+                        let soon = pace.pushed();
                         if soon.deadline() < pause.deadline() {
                             pause.set(soon);
                         }
@@ -272,7 +271,20 @@ impl Feed {
         self.shared.reads_given_up.load(Ordering::Relaxed)
     }
 
-    /// Whether anything of the store is known; it changes with the first read, and with a fence.
+    /// Digests that reads looked up because somebody waited, since the start.
+    #[must_use]
+    pub fn fills(&self) -> u64 {
+        self.shared.fills.load(Ordering::Relaxed)
+    }
+
+    /// How many wait for a key to be read.
+    #[must_use]
+    pub fn filling(&self) -> usize {
+        self.shared.waiting().waiters
+    }
+
+    /// Whether anything can be answered by what is known of the store; it changes with the first read, with a fence, and
+    /// when what is known is too old.
     #[must_use]
     pub fn knows(&self) -> watch::Receiver<bool> {
         self.shared.knows.subscribe()
@@ -297,41 +309,11 @@ impl Feed {
     }
 }
 
-/// What is known of pushes, and by what pauses differ.
-struct Pushes {
-    jitter: u64,
-    /// Since when the last read that one asked for.
-    read: Option<Stopwatch>,
-}
-
-impl Pushes {
-    /// One came: when to read for it.
-    fn come(&mut self) -> Sleep {
-        let since = self.read.map_or(PUSHES_APART, |read| read.elapsed());
-        self.read = Some(Stopwatch::start());
-        tokio::time::sleep(PUSHES_APART.saturating_sub(since))
-    }
-
-    /// A number from 0 to 255, by Knuth's multiplicative generator.
-    fn draw(&mut self) -> u32 {
-        self.jitter = self
-            .jitter
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        u32::try_from(self.jitter >> 56).unwrap_or(0)
-    }
-}
-
 impl SharedFeed {
-    /// How long it is until the next read if nobody asks for one before; for ever, where nobody else changes the store.
-    fn pause(&self, pushes: &mut Pushes) -> Sleep {
-        if !self.store.is_shared() {
-            return tokio::time::sleep(Duration::MAX);
-        }
-        let bound = self.cache.standing().map(|standing| standing.bounds.bound);
-        let most = bound.map_or(POLL_EVERY, |bound| POLL_EVERY.min(bound / READS_PER_BOUND));
-        // From three quarters of it to five.
-        tokio::time::sleep(most * (192 + pushes.draw() / 2) / 256)
+    /// Within what the store has to be read, where others change it.
+    fn bound(&self) -> Option<Duration> {
+        let bound = || self.cache.standing().map_or(Duration::MAX, |it| it.bounds.bound);
+        self.store.is_shared().then(bound)
     }
 
     /// What the next read has to ask, and by what the node goes on if it renews the lease.
@@ -416,6 +398,7 @@ impl SharedFeed {
         if self.cache.standing().is_some_and(|standing| standing.lease.counts()) {
             self.knows.send_if_modified(|knows| !std::mem::replace(knows, true));
         }
+        self.fills.fetch_add(gathered.wanted.len() as u64, Ordering::Relaxed);
         let waiters = gathered.wanted.into_values().flatten();
         for answer in gathered.shows.into_iter().map(|show| show.answer).chain(waiters) {
             let _ = answer.send(());
@@ -431,8 +414,15 @@ impl SharedFeed {
         PAUSE * halvings.saturating_sub(READS_AT_ONCE)
     }
 
-    /// Many reads fail in a row; the first of them is news.
+    /// Many reads fail in a row; the first of them is news, and so is what can be answered no more.
     fn report_failure(&self, error: &dyn fmt::Display) {
+        let now = self.clock.now();
+        let is_over = |it: Standing| it.freshness(now) == Freshness::Expired;
+        if self.cache.standing().is_some_and(is_over) && self.knows.send_replace(false) {
+            tracing::error!(
+                "what this node holds is too old to answer from: calls should go elsewhere"
+            );
+        }
         if self.is_failing.swap(true, Ordering::Relaxed) {
             tracing::debug!(%error, "a read of the store failed again");
         } else {

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use crate::cache::Cache;
+use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::grpc::Health;
 use crate::http::{Check, State};
+use crate::lease::Freshness;
 use crate::store::Observed;
 
 /// What tells whether calls should be sent here.
@@ -19,6 +21,7 @@ use crate::store::Observed;
 pub(super) struct Readiness {
     pub(super) cache: Arc<Cache>,
     pub(super) feed: Feed,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) store: Arc<Observed>,
     pub(super) is_draining: Arc<AtomicBool>,
 }
@@ -26,7 +29,7 @@ pub(super) struct Readiness {
 impl Readiness {
     /// A look at everything.
     pub(super) fn checks(&self) -> Vec<Check> {
-        vec![self.serving(), self.feed(), self.store()]
+        vec![self.serving(), self.feed(), self.lease(), self.store()]
     }
 
     fn serving(&self) -> Check {
@@ -53,6 +56,22 @@ impl Readiness {
             (_, None) => (State::Ok, "read".to_owned()),
         };
         Check { name: "feed", state, why: format!("up to change {}, {why}", applied.n) }
+    }
+
+    /// Whoever cannot renew its lease is no less ready while it can answer most questions.
+    fn lease(&self) -> Check {
+        let freshness = self.cache.standing().map(|standing| standing.freshness(self.clock.now()));
+        let (state, why) = match freshness {
+            Some(Freshness::Fresh) => (State::Ok, "what others changed is heeded"),
+            Some(Freshness::Stale) => (
+                State::Degraded,
+                "the store is out of reach: answers are stale, strict scopes get none",
+            ),
+            Some(Freshness::Expired) | None => {
+                (State::Failed, "what is held, if anything, is too old to answer from")
+            }
+        };
+        Check { name: "lease", state, why: why.to_owned() }
     }
 
     fn store(&self) -> Check {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::feed::Feed;
+use crate::lease::{Freshness, Lease};
 use crate::machine;
 use crate::metrics::{Metrics, Snapshot, Value, table};
 use crate::serve::{Counters, Tls};
@@ -23,6 +24,7 @@ pub(super) struct Sources {
     pub(super) store: Arc<Observed>,
     pub(super) cache: Arc<Cache>,
     pub(super) feed: Feed,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) listeners: Vec<(&'static str, Arc<Counters>)>,
     pub(super) tls: Vec<Tls>,
     pub(super) exports: Numbers,
@@ -74,6 +76,16 @@ impl Sources {
         }
         all.add(&table::FEED_READS_GIVEN_UP, [], Value::Count(self.feed.reads_given_up()));
         all.add(&table::FEED_FENCES, [], Value::Count(self.feed.fences()));
+        all.add(&table::FEED_FILLS, [], Value::Count(self.feed.fills()));
+        all.add(&table::FEED_FILLING, [], Value::Count(self.feed.filling() as u64));
+        if let Some(standing) = self.cache.standing() {
+            let now = self.clock.now();
+            if let Lease::Since { from, .. } = standing.lease {
+                all.add(&table::LEASE_AGE, [], Value::Amount(now.since(from).as_secs_f64()));
+            }
+            let is_fresh = standing.freshness(now) == Freshness::Fresh;
+            all.add(&table::LEASE_FRESH, [], Value::Count(is_fresh.into()));
+        }
     }
 
     fn scrape_listeners(&self, all: &mut Snapshot) {

@@ -48,6 +48,7 @@ impl Watched {
             store: Arc::clone(&self.store),
             cache: Arc::clone(&node.cache),
             feed: node.feed.clone(),
+            clock: Arc::clone(&node.clock),
             listeners: listeners.counters(),
             tls: listeners.tls().collect(),
             exports: telling.numbers.clone(),
@@ -62,6 +63,7 @@ impl Watched {
         Readiness {
             cache: Arc::clone(&node.cache),
             feed: node.feed.clone(),
+            clock: Arc::clone(&node.clock),
             store: Arc::clone(&self.store),
             is_draining: Arc::clone(is_draining),
         }

@@ -52,10 +52,12 @@ pub enum Lookup {
     Negative,
     /// The store had to be read.
     Miss,
+    /// The key was there, and the store could not be reached to know whether it is still so.
+    Stale,
 }
 
 impl Lookup {
-    const ALL: [Self; 4] = [Self::None, Self::Hit, Self::Negative, Self::Miss];
+    const ALL: [Self; 5] = [Self::None, Self::Hit, Self::Negative, Self::Miss, Self::Stale];
 
     /// The value of the label.
     #[must_use]
@@ -65,6 +67,7 @@ impl Lookup {
             Self::Hit => "hit",
             Self::Negative => "negative",
             Self::Miss => "miss",
+            Self::Stale => "stale",
         }
     }
 }

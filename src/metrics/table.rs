@@ -136,6 +136,19 @@ metrics! {
     FEED_FENCES = Counter "latchkey_feed_fences_total", "latchkey.feed.fences",
         "{fence}", [],
         "How often the store was found to have gone back in time or out of order.";
+    FEED_FILLS = Counter "latchkey_feed_fills_total", "latchkey.feed.fills",
+        "{key}", [],
+        "Keys that a read of the store looked up because somebody waited for them.";
+    FEED_FILLING = Gauge "latchkey_feed_filling", "latchkey.feed.filling",
+        "{request}", [],
+        "Requests that wait for a key to be read from the store.";
+
+    LEASE_AGE = Gauge "latchkey_lease_age_seconds", "latchkey.lease.age",
+        "s", [],
+        "For how long what is cached may lack what other nodes changed; absent where there can be none.";
+    LEASE_FRESH = Gauge "latchkey_lease_fresh", "latchkey.lease.fresh",
+        "1", [],
+        "1 while that is less than the policy's bound: every acknowledged change older than it is heeded here.";
 
     STORE_UP = Gauge "latchkey_store_up", "latchkey.store.up",
         "1", ["store"],

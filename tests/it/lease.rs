@@ -88,7 +88,7 @@ impl Rig {
         let account = crate::truth::an_account();
         let demo = Command::SeedDemo { account, keys: Vec::new(), policy: None };
         node.keyring.mutate_as_system("test", demo).await.unwrap();
-        Self { node, store, clock, reader, place: place }
+        Self { node, store, clock, reader, place }
     }
 
     fn pass(&self, span: Duration) {
@@ -255,6 +255,26 @@ async fn others_are_told_what_was_applied_before_the_read() {
         .await;
     rig.store.leave(boot_id).await.unwrap();
     assert_eq!(rig.nodes().await.nodes, []);
+}
+
+#[tokio::test]
+async fn a_row_says_nothing_of_what_the_read_after_it_brings() {
+    let rig = Rig::start_with(Duration::from_mins(1)).await;
+    let held = |number| move |rig: &Rig| rig.store.reads_held.load(Ordering::SeqCst) == number;
+    rig.store.hold_reads();
+    rig.until("a read is held", async |rig| held(1)(rig)).await;
+    let applied = rig.node.cache.applied().unwrap();
+    let account = crate::truth::an_account();
+    let (_, secret) = rig.node.keyring.new_token(Environment::Live);
+    let keys = vec![(crate::truth::a_key(), secret)];
+    crate::truth::mutate(&*rig.store, Command::SeedDemo { account, keys, policy: None }).await;
+    rig.pass(BOUND / 2);
+    rig.store.let_one_go();
+    // Its row is written, and it has its answer, which nobody has applied.
+    rig.until("the next is held", async |rig| held(2)(rig)).await;
+    let nodes = rig.nodes().await;
+    assert!(nodes.head.n > applied.n);
+    assert_eq!(nodes.nodes[0].row.applied, Some(applied));
 }
 
 #[tokio::test]

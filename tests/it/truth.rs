@@ -135,7 +135,7 @@ pub(crate) fn an_account() -> NewAccount {
     }
 }
 
-fn a_key() -> NewKey {
+pub(crate) fn a_key() -> NewKey {
     NewKey {
         account: AccountId::parse("a").unwrap(),
         display_name: "k".into(),

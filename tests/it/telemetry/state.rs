@@ -14,7 +14,10 @@ async fn readiness_tells_of_every_check() {
     let server = Server::start().await;
     let (status, told) = operations(&server, "readyz", &[]);
     let names: Vec<_> = told.lines().map(|line| line.split(':').next().unwrap()).collect();
-    assert_eq!((status, names), (200, vec!["ready", "serving ok", "feed ok", "store ok"]));
+    assert_eq!(
+        (status, names),
+        (200, vec!["ready", "serving ok", "feed ok", "lease ok", "store ok"])
+    );
 }
 
 #[tokio::test]
