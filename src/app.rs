@@ -41,6 +41,8 @@ mod watched;
 const BACKGROUND_THREADS: usize = 2;
 /// How often the time is written down, so that a restart with a wrong clock cannot go back by more.
 const KEEP_TIME_EVERY: Duration = Duration::from_secs(10);
+/// How often the store is asked what of it could be lost.
+const LOOK_AT_SETUP_EVERY: Duration = Duration::from_mins(1);
 /// How long the last time may take to be written down: a start with a right clock does not need it.
 const LAST_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long the store may take to end.
@@ -212,6 +214,7 @@ async fn work(
     let mut tasks = Background::default();
     let feed = node.feed.clone();
     tasks.start("the reader", async move { feed.run().await });
+    tasks.start("the look at the store's setup", look_at_setup(Arc::clone(store)));
     tasks.start("the time keeper", keep_time(Arc::clone(store), Arc::clone(&clock)));
     first_read(&node).await?;
     for tls in listeners.tls() {
@@ -297,6 +300,15 @@ async fn first_read(node: &Node) -> Result<(), Failure> {
     match tokio::time::timeout(FIRST_READ_TIME_MAX, read).await {
         Ok(Ok(_)) => Ok(()),
         _ => Err(Failure::new("the store could not be read; the log says why")),
+    }
+}
+
+/// What may be lost although it was acknowledged changes while we serve, as standbys come and go.
+async fn look_at_setup(store: Arc<dyn Store>) {
+    loop {
+        // What cannot be found out now is left as it was.
+        let _ = store.caveat().await;
+        tokio::time::sleep(LOOK_AT_SETUP_EVERY).await;
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Readiness {
 impl Readiness {
     /// A look at everything.
     pub(super) fn checks(&self) -> Vec<Check> {
-        vec![self.serving(), self.feed(), self.lease(), self.store()]
+        vec![self.serving(), self.feed(), self.lease(), self.store(), self.durability()]
     }
 
     fn serving(&self) -> Check {
@@ -72,6 +72,14 @@ impl Readiness {
             }
         };
         Check { name: "lease", state, why: why.to_owned() }
+    }
+
+    fn durability(&self) -> Check {
+        let (state, why) = match self.store.last_caveat() {
+            None => (State::Ok, "what was acknowledged is kept".to_owned()),
+            Some(caveat) => (State::Degraded, caveat),
+        };
+        Check { name: "durability", state, why }
     }
 
     fn store(&self) -> Check {

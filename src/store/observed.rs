@@ -2,8 +2,8 @@
 //!
 //! Around any backend, so that none has to do it itself.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -29,19 +29,26 @@ pub struct Observed {
     system: &'static str,
     metrics: Arc<Metrics>,
     is_up: AtomicBool,
+    caveat: Mutex<Option<String>>,
 }
 
 impl Observed {
     /// Watches this store, of this kind (`sqlite`).
     #[must_use]
     pub fn new(store: Arc<dyn Store>, system: &'static str, metrics: Arc<Metrics>) -> Self {
-        Self { store, system, metrics, is_up: AtomicBool::new(true) }
+        Self { store, system, metrics, is_up: AtomicBool::new(true), caveat: Mutex::default() }
     }
 
     /// Whether it did its part when it was last asked.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// What [`Store::caveat`] said when it was last asked.
+    #[must_use]
+    pub fn last_caveat(&self) -> Option<String> {
+        self.caveat.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was measured.
@@ -175,7 +182,9 @@ impl Store for Observed {
     }
 
     async fn caveat(&self) -> Result<Option<String>, StoreError> {
-        self.watch("caveat", self.store.caveat(), ok).await
+        let caveat = self.watch("caveat", self.store.caveat(), ok).await?;
+        self.caveat.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&caveat);
+        Ok(caveat)
     }
 
     fn commits(&self) -> watch::Receiver<u64> {

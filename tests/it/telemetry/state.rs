@@ -7,6 +7,7 @@ use tonic_health::pb::health_check_response::ServingStatus::{self, NotServing, S
 use tonic_health::pb::health_client::HealthClient;
 
 use super::{IN_TIME, metric, operations};
+use crate::support::postgres::Postgres;
 use crate::support::{Server, eventually};
 
 #[tokio::test]
@@ -16,7 +17,7 @@ async fn readiness_tells_of_every_check() {
     let names: Vec<_> = told.lines().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(
         (status, names),
-        (200, vec!["ready", "serving ok", "feed ok", "lease ok", "store ok"])
+        (200, vec!["ready", "serving ok", "feed ok", "lease ok", "store ok", "durability ok"])
     );
 }
 
@@ -81,4 +82,20 @@ async fn a_server_that_stops_says_so_before_it_ends() {
     assert_eq!(watched.message().await.unwrap().unwrap().status(), NotServing);
     drop(watched);
     assert_eq!(server.wait_for_end(IN_TIME).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_database_that_could_lose_what_was_acknowledged_is_told() {
+    let postgres = Postgres::start(&[]).await;
+    let database = postgres.database().await;
+    let _standby = postgres.standby().await;
+    let server = Server::build().store(&postgres.url(&database)).start().await;
+    let told = || {
+        let (status, told) = operations(&server, "readyz", &[]);
+        let line = told.lines().find(|line| line.starts_with("durability degraded: "))?.to_owned();
+        Some((status, line))
+    };
+    let (status, line) = eventually(IN_TIME, "it is told", told).await;
+    assert_eq!(status, 200);
+    assert!(line.contains("synchronous_standby_names = 'ANY 1 (*)'"), "{line}");
 }
