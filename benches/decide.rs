@@ -28,7 +28,7 @@ use latchkey::revision::Position;
 use latchkey::scope::ScopePattern;
 use latchkey::store::{
     AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, PageEnd, ReadAsk, ReadBatch,
-    Store, StoreError,
+    Store, StoreError, Subject,
 };
 use latchkey::token::{self, Digest, Environment, Prefix, Token};
 use tokio::sync::watch;
@@ -315,6 +315,10 @@ impl Store for NoStore {
     }
 
     async fn mutate(&self, _: Mutation) -> Result<Result<Done, Error>, StoreError> {
+        unreachable()
+    }
+
+    async fn changed(&self, _: u64, _: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
         unreachable()
     }
 

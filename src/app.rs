@@ -20,6 +20,7 @@ use crate::policy::Policy;
 use crate::store::{self, Schema, Store};
 use crate::telemetry::Logging;
 use crate::token::Prefix;
+use crate::verifier::Verifier;
 
 use self::background::Background;
 use self::listeners::{Addresses, Listeners};
@@ -92,6 +93,8 @@ pub struct Node {
     pub feed: Feed,
     /// Holds what was read.
     pub cache: Arc<Cache>,
+    /// Looks whether that is so.
+    pub verifier: Verifier,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// What this node is called.
@@ -130,7 +133,8 @@ impl Node {
             prefix.clone(),
             &name,
         );
-        Self { authorizer, keyring, feed, cache, clock, name }
+        let verifier = Verifier::new(Arc::clone(store), Arc::clone(&cache), Arc::clone(&clock));
+        Self { authorizer, keyring, feed, cache, verifier, clock, name }
     }
 }
 
@@ -217,6 +221,8 @@ async fn work(
     tasks.start("the look at the store's setup", look_at_setup(Arc::clone(store)));
     tasks.start("the time keeper", keep_time(Arc::clone(store), Arc::clone(&clock)));
     first_read(&node).await?;
+    let verifier = node.verifier.clone();
+    tasks.start("the verifier", async move { verifier.run().await });
     for tls in listeners.tls() {
         tasks.start("the watch over certificates", tls.watch());
     }

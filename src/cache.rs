@@ -381,6 +381,12 @@ impl View<'_> {
         }
     }
 
+    /// By what it goes on.
+    #[must_use]
+    pub const fn lease(&self) -> Lease {
+        self.known.lease
+    }
+
     /// Whether the change at this position is reflected, by its tag: see [`Cache::shows`].
     #[must_use]
     pub fn shows(&self, position: Position) -> bool {

@@ -11,6 +11,7 @@ use crate::metrics::{Metrics, Snapshot, Value, table};
 use crate::serve::{Counters, Tls};
 use crate::store::{Observed, Store as _};
 use crate::telemetry::{LinesDropped, Numbers};
+use crate::verifier::Verifier;
 
 /// The commit that this was built from, where the build said so.
 const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
@@ -25,6 +26,7 @@ pub(super) struct Sources {
     pub(super) cache: Arc<Cache>,
     pub(super) feed: Feed,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) verifier: Verifier,
     pub(super) listeners: Vec<(&'static str, Arc<Counters>)>,
     pub(super) tls: Vec<Tls>,
     pub(super) exports: Numbers,
@@ -78,6 +80,9 @@ impl Sources {
         all.add(&table::FEED_FENCES, [], Value::Count(self.feed.fences()));
         all.add(&table::FEED_FILLS, [], Value::Count(self.feed.fills()));
         all.add(&table::FEED_FILLING, [], Value::Count(self.feed.filling() as u64));
+        for (result, count) in self.verifier.counts() {
+            all.add(&table::VERIFIER_LOOKS, [result], Value::Count(count));
+        }
         if let Some(standing) = self.cache.standing() {
             let now = self.clock.now();
             if let Lease::Since { from, .. } = standing.lease {

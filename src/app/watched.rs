@@ -49,6 +49,7 @@ impl Watched {
             cache: Arc::clone(&node.cache),
             feed: node.feed.clone(),
             clock: Arc::clone(&node.clock),
+            verifier: node.verifier.clone(),
             listeners: listeners.counters(),
             tls: listeners.tls().collect(),
             exports: telling.numbers.clone(),

@@ -143,6 +143,10 @@ metrics! {
         "{request}", [],
         "Requests that wait for a key to be read from the store.";
 
+    VERIFIER_LOOKS = Counter "latchkey_verifier_looks_total", "latchkey.verifier.looks",
+        "{look}", ["result"],
+        "Keys that were changed a little while ago, compared with the store: they agree, nothing can be said, or a violation, which must never be.";
+
     LEASE_AGE = Gauge "latchkey_lease_age_seconds", "latchkey.lease.age",
         "s", [],
         "For how long what is cached may lack what other nodes changed; absent where there can be none.";

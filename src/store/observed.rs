@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, Nodes, ReadAsk,
-    ReadBatch, Store, StoreError, door,
+    ReadBatch, Store, StoreError, Subject, door,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -123,6 +123,10 @@ impl Store for Observed {
             tell(action, &maker, done);
         }
         done
+    }
+
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+        self.watch("changed", self.store.changed(after, most), ok).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

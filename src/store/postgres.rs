@@ -17,7 +17,7 @@ use self::settings::Settings;
 use self::writer::{ANSWER_TIME_MAX, Job, Writer};
 use super::{
     AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, Nodes, ReadAsk, ReadBatch,
-    Store, StoreError,
+    Store, StoreError, Subject,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -144,6 +144,10 @@ impl Store for PostgresStore {
 
     async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
         self.write(|waiter| Job::Mutate(Box::new(mutation), waiter)).await
+    }
+
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+        look_up!(self, link => query::changed(link, after, most))
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

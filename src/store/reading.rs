@@ -219,16 +219,26 @@ impl<S: Snapshot> Reading<'_, S> {
     }
 }
 
+/// A row of the feed that begins with `n, kind, subject`.
+pub(super) fn changed(row: &impl Columns) -> Result<(u64, Subject), StoreError> {
+    let n = row.number(0)?;
+    let named = Named { table: "changes", row: n.to_string() };
+    Ok((n.cast_unsigned(), subject(&named, &row.text(1)?, &row.text(2)?)?))
+}
+
+fn subject(named: &Named, kind: &str, subject: &str) -> Result<Subject, StoreError> {
+    match kind {
+        "key" => Ok(Subject::Key(named.need("subject", KeyId::parse(subject))?)),
+        "account" => Ok(Subject::Account(named.need("subject", AccountId::parse(subject))?)),
+        "policy" => Ok(Subject::Policy),
+        kind => Err(named.corrupt(format!("kind is `{kind}`"))),
+    }
+}
+
 fn change(row: &impl Columns, epoch: u64) -> Result<Change, StoreError> {
     let n = row.number(0)?;
     let named = Named { table: "changes", row: n.to_string() };
-    let subject = row.text(3)?;
-    let subject = match row.text(2)?.as_str() {
-        "key" => Subject::Key(named.need("subject", KeyId::parse(&subject))?),
-        "account" => Subject::Account(named.need("subject", AccountId::parse(&subject))?),
-        "policy" => Subject::Policy,
-        kind => return Err(named.corrupt(format!("kind is `{kind}`"))),
-    };
+    let subject = subject(&named, &row.text(2)?, &row.text(3)?)?;
     let digest = row.maybe_bytes(4)?;
     let digest =
         digest.map(|bytes| named.need("digest", Digest::from_bytes(&bytes))).transpose()?;

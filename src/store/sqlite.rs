@@ -19,7 +19,7 @@ use self::writer::{Job, Writer};
 use super::door::Rows as _;
 use super::{
     AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
-    StoreError,
+    StoreError, Subject,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -149,6 +149,10 @@ impl Store for SqliteStore {
 
     async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
         self.write(|waiter| Job::Mutate(Box::new(mutation), waiter)).await
+    }
+
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+        query::changed(&self.lookups, after, most).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

@@ -19,6 +19,7 @@ mod lease;
 mod revocation;
 mod store;
 mod truth;
+mod verifier;
 
 mod gateways;
 mod hostile;

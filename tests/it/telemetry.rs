@@ -14,7 +14,7 @@ mod metrics;
 mod state;
 mod traces;
 
-const IN_TIME: Duration = Duration::from_secs(20);
+pub(crate) const IN_TIME: Duration = Duration::from_secs(20);
 
 /// A caller's span, as `traceparent` has it, sampled or not.
 fn traceparent(trace: u128, span: u64, is_sampled: bool) -> String {

@@ -11,7 +11,7 @@ use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, KeyState};
 use crate::store::sql::{Columns as _, account_row, key_row, select_keys};
-use crate::store::{AccountQuery, KeyQuery, StoreError};
+use crate::store::{AccountQuery, KeyQuery, StoreError, Subject, reading};
 use crate::token::{Digest, Environment};
 
 /// A list of keys that is led by one condition; the others are looked at row by row. The state is told
@@ -59,6 +59,17 @@ macro_rules! list_accounts {
             " ORDER BY id LIMIT $5"
         )
     };
+}
+
+pub(super) async fn changed(
+    link: &mut Link,
+    after: u64,
+    most: u32,
+) -> Result<Vec<(u64, Subject)>, StoreError> {
+    let query =
+        sqlx::query("SELECT n, kind, subject FROM changes WHERE n > $1 ORDER BY n DESC LIMIT $2");
+    let rows = link.all(query.bind(after.cast_signed()).bind(i64::from(most))).await?;
+    rows.iter().map(reading::changed).collect()
 }
 
 pub(super) async fn key(link: &mut Link, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

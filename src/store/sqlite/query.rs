@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, KeyState};
 use crate::store::row::json;
 use crate::store::sql::{account_row, key_row, select_keys};
-use crate::store::{AccountQuery, KeyQuery, StoreError};
+use crate::store::{AccountQuery, KeyQuery, StoreError, Subject, reading};
 use crate::token::{Digest, Environment};
 
 /// A list of keys that is led by one condition; the others are looked at row by row. The state is told
@@ -61,6 +61,18 @@ macro_rules! list_accounts {
             " ORDER BY id LIMIT ?5"
         )
     };
+}
+
+pub(super) async fn changed(
+    pool: &SqlitePool,
+    after: u64,
+    most: u32,
+) -> Result<Vec<(u64, Subject)>, StoreError> {
+    let query =
+        sqlx::query("SELECT n, kind, subject FROM changes WHERE n > ?1 ORDER BY n DESC LIMIT ?2");
+    let query = query.bind(after.cast_signed()).bind(i64::from(most));
+    let rows = query.fetch_all(pool).await.map_err(failed)?;
+    rows.iter().map(reading::changed).collect()
 }
 
 pub(super) async fn key(pool: &SqlitePool, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

@@ -12,7 +12,7 @@ use latchkey::policy::Policy;
 use latchkey::revision::Position;
 use latchkey::store::{
     AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, Nodes, ReadAsk,
-    ReadBatch, Store, StoreError,
+    ReadBatch, Store, StoreError, Subject,
 };
 use latchkey::token::Digest;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -134,6 +134,10 @@ impl Store for FaultyStore {
             return Err(StoreError::OutcomeUnknown("the connection broke".into()));
         }
         done
+    }
+
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+        self.calls.call("changed", move |store| store.changed(after, most)).await
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

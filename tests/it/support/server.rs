@@ -221,11 +221,14 @@ impl Builder {
         self
     }
 
-    /// Keeps the store elsewhere than in a file of its folder.
+    /// Keeps the store elsewhere than in a file of its folder. The root token is given to it, or it would write one where
+    /// the tests are run.
     pub(crate) fn store(mut self, url: &str) -> Self {
+        const TOKEN: &str = "hm_live_0000000000000000000000000000002dlYSp";
         let at = self.arguments.iter().position(|argument| argument == "--store-url").unwrap();
         url.clone_into(&mut self.arguments[at + 1]);
-        self
+        std::fs::write(self.folder.path().join("root-token"), TOKEN).unwrap();
+        self.environment("LATCHKEY__ROOT_TOKEN", TOKEN)
     }
 
     /// The folder that everything is to be in.
