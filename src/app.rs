@@ -131,7 +131,6 @@ impl Node {
             Arc::clone(&clock),
             entropy,
             prefix.clone(),
-            &name,
         );
         let verifier = Verifier::new(Arc::clone(store), Arc::clone(&cache), Arc::clone(&clock));
         Self { authorizer, keyring, feed, cache, verifier, clock, name }

@@ -17,6 +17,7 @@ use self::console::{Colour, Console};
 use self::explain::ExplainArguments;
 use self::incident::IncidentArguments;
 use self::key::KeyCommand;
+use self::node::NodeCommand;
 use self::policy::PolicyCommand;
 use self::profiles::ProfileCommand;
 use self::rules::RulesCommand;
@@ -36,6 +37,7 @@ mod explain;
 mod health;
 mod incident;
 mod key;
+mod node;
 mod policy;
 mod rules;
 
@@ -128,6 +130,9 @@ enum Command {
     Root(RootCommand),
     /// Bring the schema of the store up to date
     Migrate(ConfigArguments),
+    /// Show the nodes that serve from one store
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Ask a server whether it serves
     Health(HealthArguments),
     /// Keep the addresses and tokens of servers under names
@@ -236,6 +241,7 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
         }
         Command::Account(command) => account::run(command, &environment, console),
         Command::Key(command) => key::run(command, &environment, console),
+        Command::Node(command) => node::run(command, &environment, console),
         Command::Authorize(arguments) => authorize::run(arguments, &environment, console),
         Command::Incident(arguments) => incident::run(arguments, &environment, console),
         Command::Policy(command) => policy::run(command, &environment, console),

@@ -296,6 +296,12 @@ impl Feed {
         &self.shared.boot
     }
 
+    /// What this node says of itself, now.
+    #[must_use]
+    pub fn row(&self) -> NodeRow {
+        self.shared.row(self.shared.cache.standing())
+    }
+
     /// When reads came to something.
     #[must_use]
     pub fn progress(&self) -> Progress {
@@ -323,21 +329,27 @@ impl SharedFeed {
             return (ask, Lease::Held);
         }
         let standing = self.cache.standing();
-        let bounds = standing.map(|standing| standing.bounds).unwrap_or_default();
+        let row = self.row(standing);
+        let bounds = row.bounds;
         // Before the row is sent: what is committed after this instant the read may miss.
         let from = self.clock.now();
         let is_due = |it: Standing| it.lease.is_due(it.bounds, from, POLL_EVERY);
         ask.must_renew =
             self.must_renew.swap(false, Ordering::Relaxed) || standing.is_none_or(is_due);
-        ask.node = Some(NodeRow {
+        ask.node = Some(row);
+        (ask, Lease::Since { from, bounds })
+    }
+
+    /// What this node says of itself.
+    fn row(&self, standing: Option<Standing>) -> NodeRow {
+        NodeRow {
             boot_id: self.boot.id,
             name: self.boot.machine.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.boot.started,
             applied: standing.map(|standing| standing.applied),
-            bounds,
-        });
-        (ask, Lease::Since { from, bounds })
+            bounds: standing.map(|standing| standing.bounds).unwrap_or_default(),
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

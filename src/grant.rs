@@ -37,6 +37,12 @@ pub fn check_reach(maker: &AccountId, target: &AccountId) -> Result<(), Error> {
     if maker.is_reserved() || maker == target { Ok(()) } else { Err(Error::not_found()) }
 }
 
+/// Fails unless the maker acts on all accounts.
+pub fn check_reserved(maker: &AccountId) -> Result<(), Error> {
+    let told = "only keys of the account `latchkey` may do this";
+    maker.is_reserved().then_some(()).ok_or_else(|| Error::new(Reason::PermissionDenied, told))
+}
+
 fn may_hand_out_everything(maker: &KeyRecord, catalogue: &Catalogue) -> bool {
     let held = catalogue.held(&maker.scopes);
     maker.account.is_reserved() && catalogue.index(ADMIN).is_some_and(|admin| held.contains(admin))

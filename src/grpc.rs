@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -40,6 +41,7 @@ mod authorize;
 mod callers;
 mod check;
 mod keys;
+mod nodes;
 mod policy;
 
 pub(crate) mod convert;
@@ -57,6 +59,7 @@ use v1::account_service_server::AccountServiceServer;
 use v1::audit_service_server::AuditServiceServer;
 use v1::authorization_service_server::AuthorizationServiceServer;
 use v1::key_service_server::KeyServiceServer;
+use v1::node_service_server::NodeServiceServer;
 use v1::policy_service_server::PolicyServiceServer;
 
 /// What the service is made of.
@@ -75,17 +78,29 @@ pub struct Parts {
     pub background: Handle,
     /// Watches every call.
     pub observer: Observer,
+    /// Whether the server is about to end: then nobody waits for anything but answers.
+    pub is_draining: Arc<AtomicBool>,
 }
 
 /// All of latchkey's gRPC services, and what is told of their health: that nothing is served yet.
 #[must_use]
 pub fn service(parts: Parts) -> (Health, Dispatch) {
-    let Parts { authorizer, keyring, callers, gateway, reflection, background, observer } = parts;
+    let Parts {
+        authorizer,
+        keyring,
+        callers,
+        gateway,
+        reflection,
+        background,
+        observer,
+        is_draining,
+    } = parts;
     let health = Health::new();
     let admission = Admission(authorizer.clone());
-    let keys = keys::Keys::new(admission.clone(), keyring.clone());
+    let keys = keys::Keys::new(admission.clone(), keyring.clone(), is_draining);
     let accounts = accounts::Accounts::new(admission.clone(), keyring.clone());
     let policy = policy::Policies::new(admission.clone(), keyring.clone());
+    let nodes = nodes::Nodes::new(admission.clone(), keyring.clone());
     let audit = audit::Audit::new(admission.clone(), keyring);
     // What a message may come to is settled before it is handed on.
     let mut routes = Routes::builder();
@@ -94,7 +109,8 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
         .add_service(KeyServiceServer::new(keys))
         .add_service(AccountServiceServer::new(accounts))
         .add_service(PolicyServiceServer::new(policy))
-        .add_service(AuditServiceServer::new(audit));
+        .add_service(AuditServiceServer::new(audit))
+        .add_service(NodeServiceServer::new(nodes));
     if reflection {
         add_reflection(&mut routes);
     }

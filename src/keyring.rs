@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use sha2::Digest as _;
+use tokio::sync::Semaphore;
 
 use crate::account::AccountId;
 use crate::authorizer::{Operator, Permission};
@@ -14,7 +15,6 @@ use crate::cache::Doubt;
 use crate::clock::{Clock, Entropy, Timestamp};
 use crate::error::{Error, Reason};
 use crate::feed::Feed;
-use crate::revision::Position;
 use crate::store::{
     Command, Done, KeyTarget, Maker, Mutation, NewSecret, RequestMark, Store, StoreError,
 };
@@ -23,13 +23,17 @@ use crate::token::{Environment, Prefix, Token};
 mod accounts;
 mod audit;
 mod keys;
+mod nodes;
 pub(crate) mod page;
 mod policy;
+mod receipt;
 
 pub use accounts::{AccountList, AccountUpdate, Counted};
 pub use audit::AuditList;
 pub use keys::{Created, KeyList, KeyUpdate, LookupBy, Revoke, Revoked, Rotated};
+pub use nodes::{ListedNode, Patience};
 pub use policy::{Applied, PolicyUpdate};
+pub use receipt::{Liveness, Receipt};
 
 /// A handle on administration; cheap to clone.
 #[derive(Clone)]
@@ -39,22 +43,8 @@ pub struct Keyring {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     prefix: Prefix,
-    node: Arc<str>,
-}
-
-/// Where a change has taken effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
-    /// The change.
-    pub revision: Position,
-    /// The nodes that reflect it.
-    pub applied_nodes: Vec<String>,
-    /// The nodes that may not yet.
-    pub pending_nodes: Vec<String>,
-    /// The instant from which every node reflects it.
-    pub effective_time: Timestamp,
-    /// How long it is until then.
-    pub effective_in: std::time::Duration,
+    /// Places for calls that wait for the nodes.
+    waits: Arc<Semaphore>,
 }
 
 /// One page of a list.
@@ -67,7 +57,7 @@ pub struct Page<T> {
 }
 
 impl Keyring {
-    /// Administers this store; new tokens have this prefix, and receipts name this node.
+    /// Administers this store, which this reader reads; new tokens have this prefix.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -75,9 +65,9 @@ impl Keyring {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         prefix: Prefix,
-        node: &str,
     ) -> Self {
-        Self { store, feed, clock, entropy, prefix, node: node.into() }
+        let waits = Arc::new(Semaphore::new(nodes::WAITS_MAX));
+        Self { store, feed, clock, entropy, prefix, waits }
     }
 
     /// The present instant, for states that depend on it.
@@ -150,17 +140,6 @@ impl Keyring {
             return Err(unread);
         }
         Ok(done)
-    }
-
-    /// On one node, what was shown here has taken effect everywhere.
-    fn receipt(&self, revision: Position) -> Receipt {
-        Receipt {
-            revision,
-            applied_nodes: vec![self.node.to_string()],
-            pending_nodes: Vec::new(),
-            effective_time: self.clock.now(),
-            effective_in: std::time::Duration::ZERO,
-        }
     }
 }
 

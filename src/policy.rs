@@ -3,6 +3,8 @@
 //!
 //! A document becomes a [`Catalogue`] when it is right; only that decides.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Violations};
@@ -29,7 +31,8 @@ const DESCRIPTION_CHARS_MAX: usize = 500;
 pub(crate) const COST_MAX: u32 = 1_000_000;
 const BOUND_MS_MIN: u64 = 100;
 const BOUND_MS_MAX: u64 = 60_000;
-const GRACE_MS_MAX: u64 = 24 * 3_600 * 1_000;
+/// The longest that M, and so either of the two bounds, can be.
+pub const GRACE_MAX: Duration = Duration::from_hours(24);
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -247,7 +250,7 @@ impl Policy {
         if !(BOUND_MS_MIN..=BOUND_MS_MAX).contains(&self.bound_ms) {
             violations.add(format!("{prefix}bound"), "must be from 100 ms to 60 s");
         }
-        if self.grace_ms > GRACE_MS_MAX {
+        if Duration::from_millis(self.grace_ms) > GRACE_MAX {
             violations.add(format!("{prefix}grace"), "must be from 0 to 24 h");
         }
         if self.accepted_prefixes.len() > PREFIXES_MAX {

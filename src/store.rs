@@ -332,10 +332,10 @@ pub struct Done {
     /// The last change made; `None` when nothing was changed.
     pub position: Option<Position>,
     /// The keys concerned: the one asked about first. `CreateKey`: the new one. `RotateKey`: the new one,
-    /// then its predecessor. `RevokeKey`: the target, then those that went with it by this very call.
+    /// then its predecessor. `RevokeKey`: the target, then those that are to go with it, now or before.
     pub keys: Vec<KeyRecord>,
-    /// Those of the keys that this very mutation revoked.
-    pub revoked: Vec<KeyId>,
+    /// The keys that this very mutation revoked or paused, as they were before it.
+    pub ended: Vec<KeyRecord>,
     /// The account concerned, with the keys that count against its plan.
     pub account: Option<(Account, u32)>,
     /// The policy as it is now.
@@ -351,7 +351,7 @@ impl Done {
         Self {
             position: None,
             keys: Vec::new(),
-            revoked: Vec::new(),
+            ended: Vec::new(),
             account: None,
             policy: None,
             notices: Vec::new(),

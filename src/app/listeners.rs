@@ -96,6 +96,7 @@ impl Listeners {
             reflection: config.grpc.reflection,
             background: tokio::runtime::Handle::current(),
             observer: observer.clone().at(listener),
+            is_draining: Arc::clone(&is_draining),
         });
         let http_service = http::public(http::Public {
             authorizer: node.authorizer.clone(),

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use crate::account::AccountId;
 use crate::decision::Denial;
 use crate::error::{Error, Reason};
+use crate::grant;
 use crate::key::KeyId;
 use crate::store::Maker;
 
@@ -37,6 +38,8 @@ permissions! {
     WriteAccounts = "latchkey:accounts.write";
     /// See the audit trail.
     ReadAudit = "latchkey:audit.read";
+    /// See the nodes.
+    ReadNodes = "latchkey:nodes.read";
     /// See the policy.
     ReadPolicy = "latchkey:policy.read";
     /// Replace the policy.
@@ -70,6 +73,11 @@ impl<P: Permission> Operator<P> {
     #[must_use]
     pub fn only(&self) -> Option<AccountId> {
         (!self.account.is_reserved()).then(|| self.account.clone())
+    }
+
+    /// Fails unless it acts on all accounts.
+    pub fn check_reserved(&self) -> Result<(), Error> {
+        grant::check_reserved(&self.account)
     }
 
     /// Whether it may see what belongs to this account.

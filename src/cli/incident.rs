@@ -15,10 +15,11 @@ use self::report::{Report, counted};
 use self::trail::Trail;
 use super::console::{Console, Form, OutputArguments};
 use super::key::found_token;
+use super::key::revoke::revoke;
 use super::refusal::Refusal;
 use super::server::ServerArguments;
 use super::session::Session;
-use super::time::{duration, span};
+use super::time::span;
 use super::{Environment, Outcome};
 use crate::failure::{Failure, Failures};
 use crate::proto::v1::lookup_key_request::By;
@@ -110,13 +111,14 @@ pub(super) fn run(
         Leaked::Token(token) => Target::Token(token.to_string()),
         Leaked::Id(key_id) => Target::KeyId(key_id),
     };
-    let ended = session.call(RevokeKeyRequest {
+    let request = RevokeKeyRequest {
         target: Some(target),
         reason: RevokeReason::Compromised.into(),
         comment,
-        wait: Some(duration(wait)),
+        wait: None,
         revoke_created: true,
-    })?;
+    };
+    let ended = revoke(&session, request, wait, console)?;
     let ended_key = ended.key.clone().unwrap_or_default();
     findings.ask_account(&session, &ended_key.account_id);
     findings.look_on(&session, console);

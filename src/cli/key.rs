@@ -19,14 +19,13 @@ use super::{Environment, Outcome, receipt, secret};
 use crate::error::Reason;
 use crate::failure::{Failure, Failures};
 use crate::proto::v1::lookup_key_request::By;
-use crate::proto::v1::revoke_key_request::Target;
 use crate::proto::v1::{
-    GetKeyRequest, Key, KeyState, ListKeysRequest, LookupKeyRequest, Receipt, RevokeKeyRequest,
-    RevokeReason, RotateKeyRequest,
+    GetKeyRequest, Key, KeyState, ListKeysRequest, LookupKeyRequest, Receipt, RotateKeyRequest,
 };
 
 mod create;
 mod form;
+pub(super) mod revoke;
 mod update;
 
 /// `latchkey key …`.
@@ -58,7 +57,7 @@ pub(super) enum KeyCommand {
     /// Change what is named, and nothing else
     Update(update::UpdateArguments),
     /// End a key for good
-    Revoke(RevokeArguments),
+    Revoke(revoke::RevokeArguments),
     /// Replace a key by one with a new token
     Rotate(RotateArguments),
 }
@@ -106,54 +105,6 @@ impl StateName {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct RevokeArguments {
-    /// The key
-    key_id: String,
-    /// Why; kept with the key
-    #[arg(long, value_enum)]
-    reason: Option<ReasonName>,
-    /// A remark to keep with the key; never write a token here
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    comment: String,
-    /// Also revoke every key that this one made, and that those made
-    #[arg(long)]
-    revoke_created: bool,
-    /// How long to wait until every node has applied it
-    #[arg(long, value_name = "SPAN", value_parser = span)]
-    wait: Option<Duration>,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
-    #[command(flatten)]
-    output: OutputArguments,
-    #[command(flatten)]
-    server: ServerArguments,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ReasonName {
-    /// Somebody has seen the token, or may have
-    Compromised,
-    /// Another key has taken its place
-    Superseded,
-    /// Nobody uses it
-    Unused,
-    /// A reason of your own
-    Administrative,
-}
-
-impl ReasonName {
-    fn to_proto(self) -> i32 {
-        match self {
-            Self::Compromised => RevokeReason::Compromised.into(),
-            Self::Superseded => RevokeReason::Superseded.into(),
-            Self::Unused => RevokeReason::Unused.into(),
-            Self::Administrative => RevokeReason::Administrative.into(),
-        }
-    }
-}
-
-#[derive(Debug, Args)]
 pub(super) struct RotateArguments {
     /// The key
     key_id: String,
@@ -190,7 +141,7 @@ pub(super) fn run(
         }
         KeyCommand::List(arguments) => list(arguments, environment, console),
         KeyCommand::Update(arguments) => update::run(arguments, environment, console),
-        KeyCommand::Revoke(arguments) => revoke(arguments, environment, console),
+        KeyCommand::Revoke(arguments) => revoke::run(arguments, environment, console),
         KeyCommand::Rotate(arguments) => rotate(arguments, environment, console),
     }
 }
@@ -231,32 +182,6 @@ fn list(arguments: ListArguments, environment: &Environment, console: &mut Conso
     let limit = limit.and_then(|limit| usize::try_from(limit).ok());
     let answer = server.open(environment)?.pages(request, limit, console)?;
     show_list(&answer, &answer.keys, output, console);
-    Ok(ExitCode::SUCCESS)
-}
-
-fn revoke(arguments: RevokeArguments, environment: &Environment, console: &mut Console) -> Outcome {
-    let RevokeArguments { key_id, reason, comment, revoke_created, wait, yes, output, server } =
-        arguments;
-    let session = server.open(environment)?;
-    if !yes {
-        let more = if revoke_created { " and every key that it made" } else { "" };
-        console.confirm(&format!("Revoke {key_id}{more} for good?"))?;
-    }
-    let answer = session.call(RevokeKeyRequest {
-        target: Some(Target::KeyId(key_id)),
-        reason: reason.map_or_else(|| RevokeReason::Unspecified.into(), ReasonName::to_proto),
-        comment,
-        wait: wait.map(duration),
-        revoke_created,
-    })?;
-    console.show(&answer, answer.key.as_ref(), output);
-    if output.output == Form::Table {
-        let ids = &answer.revoked_key_ids;
-        let revoked =
-            if ids.is_empty() { "none; it was before".to_owned() } else { ids.join(", ") };
-        console.answer_rows(&[("revoked by this", revoked)]);
-        show_receipt(answer.receipt.as_ref(), console);
-    }
     Ok(ExitCode::SUCCESS)
 }
 

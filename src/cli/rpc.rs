@@ -10,10 +10,10 @@ use crate::proto::v1::{
     AuthorizeResponse, CreateAccountRequest, CreateAccountResponse, CreateKeyRequest,
     CreateKeyResponse, GetAccountRequest, GetAccountResponse, GetKeyRequest, GetKeyResponse,
     GetPolicyRequest, GetPolicyResponse, Key, ListAccountsRequest, ListAccountsResponse,
-    ListKeysRequest, ListKeysResponse, LookupKeyRequest, LookupKeyResponse, QueryAuditRequest,
-    QueryAuditResponse, Receipt, RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest,
-    RotateKeyResponse, Rule, UpdateAccountRequest, UpdateAccountResponse, UpdateKeyRequest,
-    UpdateKeyResponse,
+    ListKeysRequest, ListKeysResponse, ListNodesRequest, ListNodesResponse, LookupKeyRequest,
+    LookupKeyResponse, QueryAuditRequest, QueryAuditResponse, Receipt, RevokeKeyRequest,
+    RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse, Rule, UpdateAccountRequest,
+    UpdateAccountResponse, UpdateKeyRequest, UpdateKeyResponse,
 };
 
 const PACKAGE: &str = "latchkey.v1";
@@ -102,6 +102,7 @@ calls! {
     "key rotate": "KeyService"/"RotateKey", RotateKeyRequest => RotateKeyResponse;
     "key update": "KeyService"/"UpdateKey",
         UpdateKeyRequest => UpdateKeyResponse, unless expected_revision;
+    "node list": "NodeService"/"ListNodes", ListNodesRequest => ListNodesResponse;
     "policy apply": "PolicyService"/"ApplyPolicy",
         ApplyPolicyRequest => ApplyPolicyResponse, unless expected_revision;
     "policy get": "PolicyService"/"GetPolicy", GetPolicyRequest => GetPolicyResponse;

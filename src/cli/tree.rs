@@ -135,8 +135,14 @@ fn words(name: &str) -> String {
 
 /// `KEY_STATE_ACTIVE` as people say it; anything else as it is.
 pub(super) fn plain(text: &str) -> String {
-    const PREFIXES: [&str; 5] =
-        ["KEY_STATE_", "ACCOUNT_STATE_", "ENVIRONMENT_", "REVOKE_REASON_", "DECISION_REASON_"];
+    const PREFIXES: [&str; 6] = [
+        "KEY_STATE_",
+        "ACCOUNT_STATE_",
+        "NODE_STATE_",
+        "ENVIRONMENT_",
+        "REVOKE_REASON_",
+        "DECISION_REASON_",
+    ];
     let word = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix));
     word.map_or_else(|| text.to_owned(), |word| word.to_ascii_lowercase().replace('_', " "))
 }

@@ -22,6 +22,7 @@ pub(crate) mod audit;
 pub(crate) mod authorization;
 pub(super) mod check;
 pub(super) mod keys;
+pub(super) mod nodes;
 pub(super) mod policy;
 
 pub(crate) use policy::rule_to_proto;

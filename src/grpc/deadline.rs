@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -104,17 +104,21 @@ impl Administration {
     where
         B: HttpBody<Data = Bytes> + Send + Unpin,
     {
-        let wait = asked_wait(request.headers()).map_or(WAIT_MAX, |asked| asked.min(WAIT_MAX));
+        let wait_max = WAIT_MAX + method.more_time();
+        let wait = asked_wait(request.headers()).map_or(wait_max, |asked| asked.min(wait_max));
         let mut limit = pin!(sleep(wait));
         let read = select! {
             biased;
             read = self.read(method, request) => read,
             () = &mut limit => Err(too_late()),
         };
-        let (request, place) = match read {
+        let (mut request, place) = match read {
             Ok(read) => read,
             Err(error) => return trailers_only(error.into()),
         };
+        // Lives as long as the answer is waited for here.
+        let waiting = Arc::new(());
+        request.extensions_mut().insert(Waiting(Arc::downgrade(&waiting)));
         let task = self.background.spawn(telemetry::carry(async move {
             let Ok(answer) = self.routes.call(request).await;
             drop(place);
@@ -183,6 +187,17 @@ impl Administration {
         let task = self.background.spawn(async move { self.routes.call(request).await });
         let answer = task.await.map(|Ok(answer)| answer);
         answer.unwrap_or_else(|broken| trailers_only(status::broken_off(&broken, Method::Reflect)))
+    }
+}
+
+/// Whether a caller waits for the answer; goes with the call.
+#[derive(Clone)]
+pub(super) struct Waiting(Weak<()>);
+
+impl Waiting {
+    /// Whether the caller is there still, and in time.
+    pub(super) fn goes_on(&self) -> bool {
+        self.0.strong_count() > 0
     }
 }
 

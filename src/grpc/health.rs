@@ -9,17 +9,18 @@ use tonic_health::server::{HealthReporter, HealthService};
 use super::authorize::Decisions;
 use super::{
     AccountServiceServer, AuditServiceServer, AuthorizationServiceServer, KeyServiceServer,
-    PolicyServiceServer, accounts, audit, keys, policy,
+    NodeServiceServer, PolicyServiceServer, accounts, audit, keys, nodes, policy,
 };
 
 /// Every service whose health is told; the empty name stands for the whole server.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     AuthorizationServiceServer::<Decisions>::NAME,
     KeyServiceServer::<keys::Keys>::NAME,
     AccountServiceServer::<accounts::Accounts>::NAME,
     PolicyServiceServer::<policy::Policies>::NAME,
     AuditServiceServer::<audit::Audit>::NAME,
+    NodeServiceServer::<nodes::Nodes>::NAME,
 ];
 
 /// What is told of the services' health; a cheap handle.

@@ -1,11 +1,15 @@
 //! `KeyService`: each call admits its operator, converts, asks the [`Keyring`] and converts back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tonic::{Request, Response, Status};
 
 use super::Admission;
 use super::convert::{self, keys as read};
+use super::deadline::Waiting;
 use crate::authorizer::operator::{ReadKeys, WriteKeys};
-use crate::keyring::{Created, Keyring, Revoked, Rotated};
+use crate::keyring::{Created, Keyring, Patience, Revoked, Rotated};
 use crate::proto::v1::key_service_server::KeyService;
 use crate::proto::v1::{
     CreateKeyRequest, CreateKeyResponse, GetKeyRequest, GetKeyResponse, ListKeysRequest,
@@ -17,11 +21,16 @@ use crate::proto::v1::{
 pub(super) struct Keys {
     admission: Admission,
     keyring: Keyring,
+    is_draining: Arc<AtomicBool>,
 }
 
 impl Keys {
-    pub(super) fn new(admission: Admission, keyring: Keyring) -> Self {
-        Self { admission, keyring }
+    pub(super) fn new(
+        admission: Admission,
+        keyring: Keyring,
+        is_draining: Arc<AtomicBool>,
+    ) -> Self {
+        Self { admission, keyring, is_draining }
     }
 }
 
@@ -93,9 +102,16 @@ impl KeyService for Keys {
         &self,
         request: Request<RevokeKeyRequest>,
     ) -> Result<Response<RevokeKeyResponse>, Status> {
+        let caller = request.extensions().get::<Waiting>().cloned();
         let (operator, message) = self.admission.admit::<WriteKeys, _>(request).await?;
-        let revoke = read::revoke(message)?;
-        let Revoked { key, revoked, receipt } = self.keyring.revoke_key(operator, revoke).await?;
+        let (revoke, wait) = read::revoke(message)?;
+        let is_draining = Arc::clone(&self.is_draining);
+        let is_wanted = move || {
+            caller.as_ref().is_some_and(Waiting::goes_on) && !is_draining.load(Ordering::Relaxed)
+        };
+        let patience = Patience { wait, is_wanted: Box::new(is_wanted) };
+        let revoked = self.keyring.revoke_key(operator, revoke, &patience).await?;
+        let Revoked { key, revoked, receipt } = revoked;
         Ok(Response::new(RevokeKeyResponse {
             key: Some(read::key(key, self.keyring.now())),
             receipt: Some(convert::receipt(receipt)),

@@ -1,6 +1,7 @@
 //! Accounts: the use cases of `AccountService`.
 
 use super::keys::labels_text;
+use super::nodes::{Made, Patience};
 use super::{Keyring, Page, Receipt, missing, page, request_mark};
 use crate::account::{Account, AccountChange, AccountId, NewAccount};
 use crate::authorizer::Operator;
@@ -93,7 +94,9 @@ impl Keyring {
         let command = Command::UpdateAccount { id, change, expected };
         let done = self.mutate_as(operator, command).await?;
         let counted = done.account.ok_or_else(|| missing("account"))?;
-        let receipt = self.receipt(done.position.unwrap_or(counted.0.revision));
+        let revision = done.position.unwrap_or(counted.0.revision);
+        let made = Made { revision, ended: Vec::new() };
+        let receipt = self.receipt(&made, &Patience::none()).await;
         Ok((counted, receipt))
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::nodes::{Made, Patience};
 use super::{Keyring, Page, Receipt, missing, page, request_mark};
 use crate::account::{AccountId, Labels};
 use crate::authorizer::Operator;
@@ -191,22 +192,34 @@ impl Keyring {
         let command = Command::UpdateKey { id, change, expected };
         let mut done = self.mutate_as(operator, command).await?;
         let key = done.keys.pop().ok_or_else(|| missing("key"))?;
-        let receipt = self.receipt(done.position.unwrap_or(key.revision));
+        let revision = done.position.unwrap_or(key.revision);
+        let made = Made { revision, ended: done.ended };
+        let receipt = self.receipt(&made, &Patience::none()).await;
         Ok((key, receipt))
     }
 
-    /// Ends a key for good. Repeating it changes nothing and gives the first date and reason.
+    /// Ends a key for good, and then waits for the nodes. Repeating it changes nothing and gives the first date
+    /// and reason.
     pub async fn revoke_key(
         &self,
         operator: Operator<WriteKeys>,
         revoke: Revoke,
+        patience: &Patience,
     ) -> Result<Revoked, Error> {
         let Revoke { target, reason, comment, with_created } = revoke;
         let command = Command::RevokeKey { target, reason, comment, with_created };
         let done = self.mutate_as(operator, command).await?;
-        let key = done.keys.into_iter().next().ok_or_else(|| missing("key"))?;
-        let receipt = self.receipt(done.position.unwrap_or(key.revision));
-        Ok(Revoked { key, revoked: done.revoked, receipt })
+        let revoked = done.ended.iter().map(|key| key.id).collect();
+        // Of keys that had ended before it is not known here what they could do until then.
+        let is_all = done.ended.len() == done.keys.len();
+        let last = done.keys.iter().map(|key| key.revision).max_by_key(|revision| revision.n);
+        let (Some(key), Some(revision)) = (done.keys.into_iter().next(), done.position.or(last))
+        else {
+            return Err(missing("key"));
+        };
+        let ended = if is_all { done.ended } else { Vec::new() };
+        let receipt = self.receipt(&Made { revision, ended }, patience).await;
+        Ok(Revoked { key, revoked, receipt })
     }
 
     /// Puts another key in a key's place.
@@ -229,7 +242,9 @@ impl Keyring {
         let (Some(key), Some(previous)) = (keys.next(), keys.next()) else {
             return Err(missing("key"));
         };
-        let receipt = self.receipt(done.position.unwrap_or(key.revision));
+        let ended = if overlap.is_zero() { done.ended } else { Vec::new() };
+        let made = Made { revision: done.position.unwrap_or(key.revision), ended };
+        let receipt = self.receipt(&made, &Patience::none()).await;
         Ok(Rotated { key, token, previous, receipt })
     }
 }

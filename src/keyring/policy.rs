@@ -1,5 +1,6 @@
 //! The policy: the use cases of `PolicyService`.
 
+use super::nodes::{Made, Patience};
 use super::{Keyring, Receipt, missing};
 use crate::authorizer::Operator;
 use crate::authorizer::operator::{ReadPolicy, WritePolicy};
@@ -48,7 +49,8 @@ impl Keyring {
         let command = Command::ApplyPolicy { policy, expected, is_dry_run, allow_orphans };
         let done = self.mutate_as(operator, command).await?;
         let (policy, revision) = done.policy.ok_or_else(|| missing("policy"))?;
-        let receipt = self.receipt(done.position.unwrap_or(revision));
+        let made = Made { revision: done.position.unwrap_or(revision), ended: Vec::new() };
+        let receipt = self.receipt(&made, &Patience::none()).await;
         Ok(Applied { policy, revision, receipt, notices: done.notices })
     }
 }

@@ -209,6 +209,7 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::ScopeDefinition;
 
     fn catalogue() -> Catalogue {
         Catalogue::compile(Policy::default(), "").unwrap()
@@ -239,6 +240,34 @@ mod tests {
         let own = held(&catalogue, &["latchkey:admin"]);
         assert!(catalogue.expression("latchkey:nodes.read").unwrap().is_met_by(&own));
         assert!(!catalogue.expression("memory:read").unwrap().is_met_by(&own));
+    }
+
+    #[test]
+    fn all_is_strict_when_nothing_that_is_held_is_not() {
+        let scope = |name: &str, implies: &[&str], strict| ScopeDefinition {
+            name: name.into(),
+            description: String::new(),
+            implies: implies.iter().map(|name| (*name).to_owned()).collect(),
+            strict,
+            cost: 1,
+        };
+        let scopes = vec![
+            scope("bank:pay", &["bank:sign"], true),
+            scope("bank:sign", &[], true),
+            scope("bank:audit", &["memory:read"], true),
+            scope("memory:read", &[], false),
+        ];
+        let catalogue = Catalogue::compile(Policy { scopes, ..Policy::default() }, "").unwrap();
+        let is_strict = |names: &[&str]| catalogue.is_all_strict(&held(&catalogue, names));
+        assert!(is_strict(&["bank:pay"]) && is_strict(&["bank:pay", "bank:sign"]));
+        for other in [&["bank:*"][..], &["bank:audit"], &["bank:pay", "memory:read"]] {
+            assert!(!is_strict(other), "{other:?}");
+        }
+        // Whoever holds nothing can still be told who that is.
+        for none in [&[][..], &["gone:scope"]] {
+            assert!(!is_strict(none), "{none:?}");
+        }
+        assert!(!is_strict(&["latchkey:admin"]), "it implies what is not strict");
     }
 
     #[test]

@@ -119,8 +119,14 @@ async fn a_deadline_that_passes_is_told_as_such() {
 #[test]
 fn every_service_of_ours_is_known_to_the_descriptor() {
     let services: BTreeSet<_> = methods().into_iter().map(|(service, _)| service).collect();
-    let expected =
-        ["AccountService", "AuditService", "AuthorizationService", "KeyService", "PolicyService"];
+    let expected = [
+        "AccountService",
+        "AuditService",
+        "AuthorizationService",
+        "KeyService",
+        "NodeService",
+        "PolicyService",
+    ];
     assert_eq!(services, expected.map(|name| format!("latchkey.v1.{name}")).into());
 }
 
@@ -171,6 +177,7 @@ impl Api {
             reflection: true,
             background: tokio::runtime::Handle::current(),
             observer: latchkey::telemetry::Observer::new(Arc::default(), None),
+            is_draining: Arc::default(),
         });
         Self { dispatch, reader, _folder: folder }
     }

@@ -16,6 +16,7 @@ mod rights;
 mod crash;
 mod faults;
 mod lease;
+mod receipts;
 mod revocation;
 mod store;
 mod truth;

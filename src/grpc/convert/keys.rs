@@ -30,7 +30,8 @@ const CHANGEABLE: &str = "`display_name`, `scopes`, `grantable_scopes`, `expire_
 /// A hundred years of 365.25 days.
 const TTL_MAX: Duration = Duration::from_hours(876_600);
 const OVERLAP_MAX: Duration = Duration::from_hours(OVERLAP_DAYS_MAX * 24);
-const WAIT_MAX: Duration = Duration::from_mins(1);
+/// How long a caller may ask to wait for the nodes.
+pub(in crate::grpc) const WAIT_MAX: Duration = Duration::from_mins(1);
 /// A hint is at most a prefix, an environment and eleven characters.
 const HINT_BYTES_MAX: usize = 64;
 
@@ -193,8 +194,8 @@ pub(in crate::grpc) fn update(request: v1::UpdateKeyRequest) -> Result<KeyUpdate
     Ok(KeyUpdate { id, change, expected })
 }
 
-/// A key to be revoked. Waiting is checked and not needed: one node has applied what it answers.
-pub(in crate::grpc) fn revoke(request: v1::RevokeKeyRequest) -> Result<Revoke, Error> {
+/// A key to be revoked, and how long to wait for the nodes then.
+pub(in crate::grpc) fn revoke(request: v1::RevokeKeyRequest) -> Result<(Revoke, Duration), Error> {
     let v1::RevokeKeyRequest { target, reason, comment, wait, revoke_created } = request;
     let target = match target {
         Some(revoke_key_request::Target::KeyId(id)) => KeyTarget::Id(key_id("key_id", &id)?),
@@ -204,12 +205,13 @@ pub(in crate::grpc) fn revoke(request: v1::RevokeKeyRequest) -> Result<Revoke, E
     let mut violations = Violations::default();
     let reason = revoke_reason(&mut violations, reason);
     check_comment(&mut violations, "comment", &comment);
-    if let Some(wait) = wait {
+    let wait = wait.and_then(|wait| {
         let fits = |wait| wait <= WAIT_MAX;
-        span(&mut violations, "wait", wait, fits, "must be 0 to 60 s");
-    }
+        span(&mut violations, "wait", wait, fits, "must be 0 to 60 s")
+    });
     violations.finish()?;
-    Ok(Revoke { target, reason, comment, with_created: revoke_created })
+    let revoke = Revoke { target, reason, comment, with_created: revoke_created };
+    Ok((revoke, wait.unwrap_or_default()))
 }
 
 /// A key to be put in another's place.

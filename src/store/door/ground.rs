@@ -73,11 +73,7 @@ impl Authority {
     pub(super) fn check_reserved(&self) -> Result<(), Error> {
         match self {
             Self::System => Ok(()),
-            Self::Key(key) if key.account.is_reserved() => Ok(()),
-            Self::Key(_) => Err(Error::new(
-                Reason::PermissionDenied,
-                "only keys of the account `latchkey` may do this",
-            )),
+            Self::Key(key) => grant::check_reserved(&key.account),
         }
     }
 

@@ -139,7 +139,10 @@ impl<R: Rows> Door<'_, R> {
             self.check_limit(&account, after.class(), catalogue).await?;
         }
         let key = self.update_row(&before, after).await?;
-        Ok(Done { account: Some(self.counted(account).await?), keys: vec![key], ..self.done() })
+        let is_paused = key.disabled && !before.disabled;
+        let ended = if is_paused { vec![before] } else { Vec::new() };
+        let keys = vec![key];
+        Ok(Done { account: Some(self.counted(account).await?), keys, ended, ..self.done() })
     }
 
     /// A key within the maker's reach; otherwise the one text.

@@ -31,25 +31,24 @@ impl<R: Rows> Door<'_, R> {
         words: &Words<'_>,
         with_created: bool,
     ) -> Result<Done, Halt> {
-        let mut key = match target {
+        let target = match target {
             KeyTarget::Id(id) => self.rows.key(id).await?,
             KeyTarget::Digest(digest) => self.rows.key_by_digest(&digest).await?,
         }
         .ok_or_else(Error::not_found)?;
-        ground.authority.check_reach(&key.account)?;
-        let made = if with_created { self.made_by(ground, key.id).await? } else { Vec::new() };
-        let mut revoked = Vec::new();
-        if key.revocation.is_none() {
-            key = self.end_key(&key, words).await?;
-            revoked.push(key.id);
+        ground.authority.check_reach(&target.account)?;
+        let account = self.account_of(&target).await?;
+        let made = if with_created { self.made_by(ground, target.id).await? } else { Vec::new() };
+        let (mut keys, mut ended) = (Vec::new(), Vec::new());
+        for key in std::iter::once(target).chain(made) {
+            if key.revocation.is_some() {
+                keys.push(key);
+            } else {
+                keys.push(self.end_key(&key, words).await?);
+                ended.push(key);
+            }
         }
-        let account = self.account_of(&key).await?;
-        let mut keys = vec![key];
-        for key in made.iter().filter(|key| key.revocation.is_none()) {
-            keys.push(self.end_key(key, words).await?);
-            revoked.push(key.id);
-        }
-        Ok(Done { account: Some(self.counted(account).await?), keys, revoked, ..self.done() })
+        Ok(Done { account: Some(self.counted(account).await?), keys, ended, ..self.done() })
     }
 
     /// Revokes a key that is not revoked yet.

@@ -42,13 +42,17 @@ impl<R: Rows> Door<'_, R> {
             after.expire_time = Some(old.expire_time.map_or(end, |before| before.min(end)));
         }
         let after = self.update_row(&old, after).await?;
-        self.end_predecessor(&old).await?;
+        let mut ended: Vec<_> = self.end_predecessor(&old).await?.into_iter().collect();
+        if overlap.is_zero() {
+            ended.push(old);
+        }
 
         let made = Made { account: account.id.clone(), key: Some(new.id) };
         self.remember(&account.id, RPC, request, &made).await?;
         Ok(Done {
             account: Some(self.counted(account).await?),
             keys: vec![new, after],
+            ended,
             ..self.done()
         })
     }
@@ -83,15 +87,16 @@ impl<R: Rows> Door<'_, R> {
         }
     }
 
-    /// One predecessor per key: the one before the one just rotated ends now.
-    async fn end_predecessor(&mut self, old: &KeyRecord) -> Result<(), Halt> {
-        let Some(id) = old.rotated_from else { return Ok(()) };
+    /// One predecessor per key: the one before the one just rotated ends now. Given as it was before.
+    async fn end_predecessor(&mut self, old: &KeyRecord) -> Result<Option<KeyRecord>, Halt> {
+        let Some(id) = old.rotated_from else { return Ok(None) };
         if let Some(key) = self.rows.key(id).await?
             && key.revocation.is_none()
             && !is_expired(key.expire_time, self.at)
         {
             self.end_key(&key, &SUPERSEDED).await?;
+            return Ok(Some(key));
         }
-        Ok(())
+        Ok(None)
     }
 }

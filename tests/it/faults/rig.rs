@@ -16,7 +16,8 @@ use latchkey::decision::Denial;
 use latchkey::error::{Error, Reason};
 use latchkey::key::{Expiry, KeyChange, KeyId, KeyRecord, NewKey, RevokeReason};
 use latchkey::keyring::{
-    AccountList, AccountUpdate, AuditList, KeyList, KeyUpdate, LookupBy, PolicyUpdate, Revoke,
+    AccountList, AccountUpdate, AuditList, KeyList, KeyUpdate, LookupBy, Patience, PolicyUpdate,
+    Revoke,
 };
 use latchkey::machine::{self, MachineEntropy};
 use latchkey::policy::Policy;
@@ -214,7 +215,8 @@ impl Rig {
         let (reason, comment) = (RevokeReason::Compromised, String::new());
         let revoke = Revoke { target, reason, comment, with_created: false };
         let operator = self.operator::<WriteKeys>().await?;
-        self.node.keyring.revoke_key(operator, revoke).await.map(|_| Told::Revoked)
+        let revoked = self.node.keyring.revoke_key(operator, revoke, &Patience::none()).await;
+        revoked.map(|_| Told::Revoked)
     }
 
     async fn look(&self) -> Result<Told, Error> {

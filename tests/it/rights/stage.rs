@@ -36,11 +36,12 @@ pub(super) struct Target {
     pub(super) hint: String,
 }
 
-const READS: [&str; 5] = [
+const READS: [&str; 6] = [
     "latchkey:keys.read",
     "latchkey:accounts.read",
     "latchkey:policy.read",
     "latchkey:audit.read",
+    "latchkey:nodes.read",
     "latchkey:usage.read",
 ];
 const EVERYTHING: &[&str] = &["latchkey:admin"];

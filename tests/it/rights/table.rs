@@ -3,9 +3,9 @@
 use latchkey::proto::v1::{
     Account, ApplyPolicyRequest, AuthorizeRequest, CreateAccountRequest, CreateKeyRequest,
     Environment, GetAccountRequest, GetKeyRequest, GetPolicyRequest, Key, ListAccountsRequest,
-    ListKeysRequest, LookupKeyRequest, Plan, Policy, QueryAuditRequest, RevokeKeyRequest,
-    RotateKeyRequest, Scope, UpdateAccountRequest, UpdateKeyRequest, lookup_key_request::By,
-    revoke_key_request::Target as Revoked,
+    ListKeysRequest, ListNodesRequest, LookupKeyRequest, Plan, Policy, QueryAuditRequest,
+    RevokeKeyRequest, RotateKeyRequest, Scope, UpdateAccountRequest, UpdateKeyRequest,
+    lookup_key_request::By, revoke_key_request::Target as Revoked,
 };
 use prost::Message;
 use prost_types::FieldMask;
@@ -147,6 +147,7 @@ const WRITE_ACCOUNTS: &str = "latchkey:accounts.write";
 const READ_POLICY: &str = "latchkey:policy.read";
 const WRITE_POLICY: &str = "latchkey:policy.write";
 const READ_AUDIT: &str = "latchkey:audit.read";
+const READ_NODES: &str = "latchkey:nodes.read";
 
 const AUTHORIZE: &str = "/latchkey.v1.AuthorizationService/Authorize";
 const CREATE_KEY: &str = "/latchkey.v1.KeyService/CreateKey";
@@ -162,6 +163,7 @@ const LIST_ACCOUNTS: &str = "/latchkey.v1.AccountService/ListAccounts";
 const UPDATE_ACCOUNT: &str = "/latchkey.v1.AccountService/UpdateAccount";
 const GET_POLICY: &str = "/latchkey.v1.PolicyService/GetPolicy";
 const APPLY_POLICY: &str = "/latchkey.v1.PolicyService/ApplyPolicy";
+const LIST_NODES: &str = "/latchkey.v1.NodeService/ListNodes";
 const QUERY_AUDIT: &str = "/latchkey.v1.AuditService/QueryAudit";
 
 pub(super) const ROWS: &[Row] = &[
@@ -190,6 +192,7 @@ pub(super) const ROWS: &[Row] = &[
     change(APPLY_POLICY, "", WRITE_POLICY, |it| bytes(&policy(it, false)), RULE),
     row(QUERY_AUDIT, "of an account", READ_AUDIT, audit_account, READ),
     row(QUERY_AUDIT, "of a key", READ_AUDIT, audit_key, READ),
+    row(LIST_NODES, "", READ_NODES, |_| bytes(&ListNodesRequest {}), RULE),
     row(QUERY_AUDIT, "all", READ_AUDIT, |_| bytes(&QueryAuditRequest::default()), SEARCH),
 ];
 

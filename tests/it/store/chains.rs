@@ -262,7 +262,8 @@ impl<'a> Chain<'a> {
             let is_live =
                 |id: &KeyId| self.keys.iter().any(|key| key.id == *id && key.revocation.is_none());
             expected.retain(is_live);
-            assert_eq!(BTreeSet::from_iter(done.revoked.clone()), expected, "{}", self.number);
+            let ended = done.ended.iter().map(|key| key.id);
+            assert_eq!(ended.collect::<BTreeSet<_>>(), expected, "{}", self.number);
         }
         self.judge(answer, &reasons, "revoke").await
     }

@@ -6,6 +6,7 @@ use latchkey::proto::v1::account_service_client::AccountServiceClient;
 use latchkey::proto::v1::audit_service_client::AuditServiceClient;
 use latchkey::proto::v1::authorization_service_client::AuthorizationServiceClient;
 use latchkey::proto::v1::key_service_client::KeyServiceClient;
+use latchkey::proto::v1::node_service_client::NodeServiceClient;
 use latchkey::proto::v1::policy_service_client::PolicyServiceClient;
 use latchkey::proto::v1::{AuthorizeRequest, AuthorizeResponse};
 use tonic::metadata::MetadataValue;
@@ -63,6 +64,10 @@ impl Server {
 
     pub(crate) async fn audits(&self, token: &str) -> AuditServiceClient<Authed> {
         AuditServiceClient::with_interceptor(self.channel().await, Caller(token.to_owned()))
+    }
+
+    pub(crate) async fn nodes(&self, token: &str) -> NodeServiceClient<Authed> {
+        NodeServiceClient::with_interceptor(self.channel().await, Caller(token.to_owned()))
     }
 
     pub(crate) async fn decisions(&self) -> AuthorizationServiceClient<Channel> {

@@ -1,0 +1,70 @@
+//! `latchkey node list`, and `latchkey key revoke` that waits.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::cluster::{self, Cluster};
+use crate::cli::{Ended, Run};
+use crate::support::tools_path;
+
+fn run(cluster: &Cluster, arguments: &[&str]) -> Ended {
+    let address = cluster.servers[0].grpc().to_string();
+    let environment =
+        [("LATCHKEY_ADDRESS", &*address), ("LATCHKEY_TOKEN", &*cluster.root), ("HOME", "/nowhere")];
+    Run { stdin: b"", environment: &environment }.latchkey(arguments)
+}
+
+#[tokio::test]
+async fn nodes_are_listed_for_people_and_for_programs() {
+    let cluster = Cluster::start(2).await;
+    let table = run(&cluster, &["node", "list"]);
+    assert_eq!((table.code, &*table.err), (Some(0), ""), "{table:?}");
+    let lines: Vec<_> = table.out.lines().collect();
+    assert!(lines[0].starts_with("NODE ") && lines[0].ends_with("STARTED"), "{}", table.out);
+    for (line, name) in lines[1..].iter().zip(cluster.names()) {
+        assert!(line.starts_with(&name) && line.contains(" fresh "), "{}", table.out);
+    }
+    let json = run(&cluster, &["node", "list", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    let nodes = json["nodes"].as_array().unwrap();
+    let names: Vec<_> = nodes.iter().map(|node| node["name"].as_str().unwrap()).collect();
+    assert_eq!(names, cluster.names());
+    assert!(nodes.iter().all(|node| node["state"] == "NODE_STATE_FRESH"), "{json}");
+}
+
+#[tokio::test]
+async fn whoever_revokes_is_told_whether_it_holds_everywhere() {
+    let cluster = Cluster::start(2).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(cluster::key(&cluster.servers[0], &cluster.root, "memory:read").await.0);
+    }
+    let done = run(&cluster, &["key", "revoke", &ids[0], "--yes", "--wait=60s"]);
+    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    assert!(done.out.contains("it holds everywhere"), "{}", done.out);
+
+    cluster.apply_grace(Duration::from_mins(10)).await;
+    cluster.is_caught_up().await;
+    cluster.servers[1].pause().await;
+    let awaited = run(&cluster, &["key", "revoke", &ids[1], "--yes", "--wait=2s"]);
+    assert_eq!((awaited.code, &*awaited.err), (Some(0), ""), "{awaited:?}");
+    assert!(awaited.out.contains(&format!("revoked by this  {}", ids[1])), "{}", awaited.out);
+    assert!(awaited.out.contains("One node may not have applied it yet. In "), "{}", awaited.out);
+    // What was reckoned first stays: of ten minutes two seconds are over.
+    assert!(awaited.out.contains(" in 59"), "{}", awaited.out);
+
+    // On a terminal it is counted meanwhile; `script` is one.
+    let line = format!("latchkey key revoke {} --yes --wait=2s", ids[2]);
+    let output = std::process::Command::new("bash")
+        .args(["-euc", &format!("script -qec '{line}' /dev/null </dev/null")])
+        .env_clear()
+        .env("PATH", tools_path())
+        .env("HOME", "/nowhere")
+        .env("LATCHKEY_ADDRESS", cluster.servers[0].grpc().to_string())
+        .env("LATCHKEY_TOKEN", &cluster.root)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("revoked; waiting for 1 node …"), "{told}");
+}
