@@ -25,10 +25,10 @@ use self::ledger::{Key, Ledger, Operation};
 use crate::support::{Dice, Disk, Folder, Server, Survivors, eventually, say};
 
 mod calls;
-mod client;
+pub(crate) mod client;
 mod disk;
 mod files;
-mod ledger;
+pub(crate) mod ledger;
 
 const CLIENTS: usize = 6;
 /// Rounds of one run of the tests.

@@ -16,6 +16,7 @@ mod rights;
 mod crash;
 mod faults;
 mod lease;
+mod nodes;
 mod receipts;
 mod revocation;
 mod store;

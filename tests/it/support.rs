@@ -11,6 +11,7 @@
 use std::path::{Path, PathBuf};
 
 mod client;
+pub(crate) mod cluster;
 mod dice;
 mod disk;
 mod echo;
@@ -18,6 +19,7 @@ mod faulty;
 pub(crate) mod frames;
 pub(crate) mod pki;
 pub(crate) mod postgres;
+pub(crate) mod relay;
 mod server;
 
 pub(crate) use client::{Authed, Caller, message_of, reason_of};

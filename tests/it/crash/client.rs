@@ -18,20 +18,20 @@ use tonic_types::StatusExt as _;
 use super::ledger::{Key, Ledger, Operation};
 use crate::support::{Authed, Caller, Dice, Server};
 
-pub(super) struct Client {
+pub(crate) struct Client {
     keys: KeyServiceClient<Authed>,
     accounts: AccountServiceClient<Authed>,
     policies: PolicyServiceClient<Authed>,
-    pub(super) ledger: Ledger,
+    pub(crate) ledger: Ledger,
 }
 
 impl Client {
-    pub(super) async fn of(server: &Server, root: &str, ledger: Ledger) -> Self {
+    pub(crate) async fn of(server: &Server, root: &str, ledger: Ledger) -> Self {
         Self::connect(server, root, ledger).await.unwrap()
     }
 
     /// Of a server that may be gone already.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         server: &Server,
         root: &str,
         ledger: Ledger,
@@ -46,7 +46,7 @@ impl Client {
     }
 
     /// Makes the account of its own.
-    pub(super) async fn create_account(&mut self) -> Result<(), Status> {
+    pub(crate) async fn create_account(&mut self) -> Result<(), Status> {
         let account_id = self.ledger.account.clone();
         let plan = "enterprise".to_owned();
         let request = CreateAccountRequest { account_id, plan, ..Default::default() };
@@ -56,13 +56,13 @@ impl Client {
         }
     }
 
-    pub(super) async fn get(&mut self, id: &str) -> Result<Key, Status> {
+    pub(crate) async fn get(&mut self, id: &str) -> Result<Key, Status> {
         let answer = self.keys.get_key(GetKeyRequest { key_id: id.to_owned() }).await?;
         Ok(Key::from(answer.into_inner().key.unwrap()))
     }
 
     /// Goes on until the server is gone; counts what is acknowledged.
-    pub(super) async fn work(mut self, mut dice: Dice, acknowledged: &AtomicU64) -> Ledger {
+    pub(crate) async fn work(mut self, mut dice: Dice, acknowledged: &AtomicU64) -> Ledger {
         loop {
             let operation = self.ledger.choose(&mut dice);
             self.ledger.pending = Some(operation.clone());
@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// Asks, and takes the answer into the ledger.
-    pub(super) async fn carry_out(&mut self, operation: &Operation) -> Result<(), Status> {
+    pub(crate) async fn carry_out(&mut self, operation: &Operation) -> Result<(), Status> {
         match operation {
             Operation::Create { account, name, request_id } => {
                 self.create(account, name, request_id).await?;
@@ -188,7 +188,7 @@ fn named(id: &str) -> KeyMessage {
 }
 
 /// Whether the server said itself that it did not do it; all else may have been done.
-pub(super) fn is_refusal(status: &Status) -> bool {
+pub(crate) fn is_refusal(status: &Status) -> bool {
     let details = status.get_error_details();
     details.error_info().is_some_and(|info| info.reason != "OUTCOME_UNKNOWN")
 }

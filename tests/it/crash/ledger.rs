@@ -11,20 +11,20 @@ use crate::support::Dice;
 
 /// A key as somebody knows it; what was not told is `None`.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Key {
-    pub(super) id: String,
-    pub(super) account: String,
-    pub(super) name: String,
-    pub(super) is_disabled: bool,
-    pub(super) is_revoked: bool,
+pub(crate) struct Key {
+    pub(crate) id: String,
+    pub(crate) account: String,
+    pub(crate) name: String,
+    pub(crate) is_disabled: bool,
+    pub(crate) is_revoked: bool,
     /// When it was revoked, in microseconds.
-    pub(super) revoked_at: Option<i64>,
+    pub(crate) revoked_at: Option<i64>,
     /// Whether it has an expiry: only predecessors get one here, and it is a day away.
-    pub(super) ends: bool,
-    pub(super) rotated_from: Option<String>,
-    pub(super) rotated_to: Option<String>,
-    pub(super) revision: Option<String>,
-    pub(super) token: Option<String>,
+    pub(crate) ends: bool,
+    pub(crate) rotated_from: Option<String>,
+    pub(crate) rotated_to: Option<String>,
+    pub(crate) revision: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 impl From<v1::Key> for Key {
@@ -50,7 +50,7 @@ impl From<v1::Key> for Key {
 
 impl Key {
     /// Whether this is what was told of it.
-    pub(super) fn is_as_told(&self, told: &Self) -> bool {
+    pub(crate) fn is_as_told(&self, told: &Self) -> bool {
         fn fits<T: PartialEq>(told: Option<&T>, is: Option<&T>) -> bool {
             told.is_none() || told == is
         }
@@ -70,7 +70,7 @@ impl Key {
 
 /// Something a client asks for.
 #[derive(Debug, Clone)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     Create { account: String, name: String, request_id: String },
     Rename { id: String, name: String, expected: Option<String> },
     Disable { id: String, disabled: bool },
@@ -82,26 +82,26 @@ pub(super) enum Operation {
 
 /// What one client was told.
 #[derive(Debug, Clone)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// What the names of its keys begin with.
-    pub(super) name: String,
-    pub(super) account: String,
+    pub(crate) name: String,
+    pub(crate) account: String,
     /// The account of few keys that it shares with others.
-    pub(super) shared: Option<String>,
-    pub(super) is_suspended: bool,
-    pub(super) keys: BTreeMap<String, Key>,
+    pub(crate) shared: Option<String>,
+    pub(crate) is_suspended: bool,
+    pub(crate) keys: BTreeMap<String, Key>,
     /// The description that its policy has; one client changes the policy.
-    pub(super) policy: Option<String>,
+    pub(crate) policy: Option<String>,
     /// What it asked for and has no answer to.
-    pub(super) pending: Option<Operation>,
+    pub(crate) pending: Option<Operation>,
     /// How many operations were acknowledged.
-    pub(super) acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// Keys that something was done to since they were looked at last.
-    pub(super) touched: Vec<String>,
+    pub(crate) touched: Vec<String>,
 }
 
 impl Ledger {
-    pub(super) fn new(number: usize) -> Self {
+    pub(crate) fn new(number: usize) -> Self {
         Self {
             name: format!("c{number}-"),
             account: format!("account-{number}"),
@@ -116,7 +116,7 @@ impl Ledger {
     }
 
     /// The next thing to ask for.
-    pub(super) fn choose(&self, dice: &mut Dice) -> Operation {
+    pub(crate) fn choose(&self, dice: &mut Dice) -> Operation {
         let name = format!("{}{:016x}", self.name, dice.draw());
         let create = |account: &String, dice: &mut Dice| Operation::Create {
             account: account.clone(),
@@ -155,14 +155,14 @@ impl Ledger {
     }
 
     /// What is to be expected once this was done; it made the key of this id, if it makes one.
-    pub(super) fn after(&self, operation: &Operation, made: Option<&str>) -> Self {
+    pub(crate) fn after(&self, operation: &Operation, made: Option<&str>) -> Self {
         let mut after = self.clone();
         after.expect(operation, made);
         after
     }
 
     /// Expects what [`Ledger::after`] tells.
-    pub(super) fn expect(&mut self, operation: &Operation, made: Option<&str>) {
+    pub(crate) fn expect(&mut self, operation: &Operation, made: Option<&str>) {
         let id = made.unwrap_or_default().to_owned();
         match operation {
             Operation::Create { account, name, request_id: _ } => {
@@ -220,7 +220,7 @@ impl Ledger {
     }
 
     /// Takes in what was told of a key; its token stays known.
-    pub(super) fn put(&mut self, key: Key) {
+    pub(crate) fn put(&mut self, key: Key) {
         self.touched.push(key.id.clone());
         let before = self.keys.remove(&key.id).and_then(|before| before.token);
         let token = key.token.clone().or(before);
@@ -228,7 +228,7 @@ impl Ledger {
     }
 
     /// What a question about a key is to be answered with.
-    pub(super) fn reason(&self, key: &Key) -> DecisionReason {
+    pub(crate) fn reason(&self, key: &Key) -> DecisionReason {
         if key.is_revoked {
             DecisionReason::KeyRevoked
         } else if key.is_disabled {
@@ -241,7 +241,7 @@ impl Ledger {
     }
 }
 
-pub(super) fn request_id(dice: &mut Dice) -> String {
+pub(crate) fn request_id(dice: &mut Dice) -> String {
     let (high, low) = (dice.draw(), dice.draw());
     format!(
         "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",

@@ -17,18 +17,24 @@ use tokio::sync::OnceCell;
 use super::Folder;
 use super::pki::Signed;
 
+mod faults;
+
 /// Who owns everything in it.
 pub(crate) const USER: &str = "keeper";
 
 /// How long a start may take on a busy machine.
 const START_TIME_MAX: Duration = Duration::from_mins(1);
 
-/// Ends the server, however this process ends: then nobody writes to its input any more.
+/// Starts the server, and again at each line, once it has ended. Ends it, however this process ends: then nobody writes
+/// to its input any more.
 const UNTIL_END_OF_INPUT: &str = r#"
 programs=$1; folder=$2; shift 2
-"$programs/postgres" -D "$folder/data" -k "$folder" "$@" >"$folder/log" 2>&1 </dev/null &
-server=$!
-cat >/dev/null
+start() {
+    "$programs/postgres" -D "$folder/data" -k "$folder" "$@" >>"$folder/log" 2>&1 </dev/null &
+    server=$!
+}
+start "$@"
+while read -r again; do wait $server; start "$@"; done
 kill -QUIT $server
 wait $server
 rm -rf "$folder"
@@ -38,7 +44,7 @@ rm -rf "$folder"
 pub(crate) struct Postgres {
     folder: Folder,
     port: u16,
-    keeper: Child,
+    keeper: Mutex<Child>,
     /// Databases that nobody needs any more.
     left: Mutex<Vec<String>>,
 }
@@ -101,15 +107,19 @@ impl Postgres {
         // It may go on for a moment after us, and nobody is to wait for it.
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let keeper = keeper.spawn().unwrap();
-        let server = Self { folder, port, keeper, left: Mutex::default() };
+        let server = Self { folder, port, keeper: Mutex::new(keeper), left: Mutex::default() };
+        server.until_it_answers().await;
+        server
+    }
+
+    async fn until_it_answers(&self) {
         let answers = async {
-            while server.options("postgres").connect().await.is_err() {
+            while self.options("postgres").connect().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         let is_up = tokio::time::timeout(START_TIME_MAX, answers).await;
-        is_up.unwrap_or_else(|_| panic!("PostgreSQL does not start:\n{}", server.log()));
-        server
+        is_up.unwrap_or_else(|_| panic!("PostgreSQL does not start:\n{}", self.log()));
     }
 
     /// A new, empty database.
@@ -142,11 +152,22 @@ impl Postgres {
 
     /// How a database of it is opened.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://{USER}@localhost:{}/{database}?host={}",
-            self.port,
-            self.folder.path().display()
-        )
+        self.url_by(self.folder.path(), database)
+    }
+
+    /// The same by a socket in another folder.
+    pub(crate) fn url_by(&self, folder: &Path, database: &str) -> String {
+        format!("postgres://{USER}@localhost:{}/{database}?host={}", self.port, folder.display())
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket_in(self.folder.path())
+    }
+
+    /// A socket that its clients find in another folder.
+    pub(crate) fn socket_in(&self, folder: &Path) -> PathBuf {
+        folder.join(format!(".s.PGSQL.{}", self.port))
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -176,8 +197,9 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
+        let keeper = self.keeper.get_mut().unwrap();
+        drop(keeper.stdin.take());
+        let _ = keeper.wait();
     }
 }
 

@@ -1,0 +1,101 @@
+//! Many nodes on one PostgreSQL: real processes, faults from outside, and clients that note what they are answered. By
+//! their notes alone it is judged whether what was promised was kept.
+//!
+//! Each test is the short form of a demonstration that `tests/nodes/run` runs at length, set by its environment.
+
+use std::time::Duration;
+
+use latchkey::proto::v1::account_service_client::AccountServiceClient;
+use latchkey::proto::v1::key_service_client::KeyServiceClient;
+use latchkey::proto::v1::policy_service_client::PolicyServiceClient;
+use latchkey::proto::v1::{
+    ApplyPolicyRequest, CreateAccountRequest, CreateKeyRequest, Environment, GetPolicyRequest,
+};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::support::cluster::ROOT;
+use crate::support::{Authed, Caller};
+
+mod apart;
+mod change;
+mod crash_loop;
+mod log;
+mod maker;
+mod plot;
+mod revoke;
+mod rolling;
+mod store_down;
+mod verdict;
+
+/// B and M of the policy that a new store has.
+const BOUND: Duration = Duration::from_secs(1);
+
+/// A number from the environment, by which a demonstration is longer than its short form.
+#[expect(clippy::disallowed_methods, reason = "how long to go on is chosen from outside")]
+fn asked(name: &str, otherwise: u64) -> u64 {
+    let asked = std::env::var(format!("LATCHKEY_NODES_{name}")).ok();
+    asked.map_or(otherwise, |number| number.parse().unwrap())
+}
+
+/// Who may do everything, at one node.
+#[derive(Clone)]
+struct Operator {
+    keys: KeyServiceClient<Authed>,
+    accounts: AccountServiceClient<Authed>,
+    policies: PolicyServiceClient<Authed>,
+}
+
+/// A key whose token is known.
+#[derive(Debug, Clone)]
+struct Held {
+    id: String,
+    account: String,
+    token: String,
+}
+
+impl Operator {
+    fn at(node: &Channel) -> Self {
+        let root = || Caller::new(ROOT);
+        Self {
+            keys: KeyServiceClient::with_interceptor(node.clone(), root()),
+            accounts: AccountServiceClient::with_interceptor(node.clone(), root()),
+            policies: PolicyServiceClient::with_interceptor(node.clone(), root()),
+        }
+    }
+
+    async fn make_account(&mut self, account: &str) {
+        self.try_account(account).await.unwrap();
+    }
+
+    async fn try_account(&mut self, account: &str) -> Result<(), Status> {
+        let request = CreateAccountRequest {
+            account_id: account.into(),
+            display_name: account.into(),
+            plan: "enterprise".into(),
+            ..Default::default()
+        };
+        self.accounts.create_account(request).await.map(drop)
+    }
+
+    async fn make_key(&mut self, account: &str, scope: &str) -> Held {
+        let request = CreateKeyRequest {
+            account_id: account.into(),
+            display_name: "a key".into(),
+            environment: Environment::Live.into(),
+            scopes: vec![scope.into()],
+            ..Default::default()
+        };
+        let made = self.keys.create_key(request).await.unwrap().into_inner();
+        Held { id: made.key.unwrap().key_id, account: account.into(), token: made.token }
+    }
+
+    /// M.
+    async fn set_grace(&mut self, grace: Duration) {
+        let policy = self.policies.get_policy(GetPolicyRequest {}).await.unwrap().into_inner();
+        let mut policy = policy.policy.unwrap();
+        policy.grace = Some(grace.try_into().unwrap());
+        let request = ApplyPolicyRequest { policy: Some(policy), ..Default::default() };
+        self.policies.apply_policy(request).await.unwrap();
+    }
+}

@@ -1,0 +1,147 @@
+//! Checks as clients see them: when each was sent, when it was answered, and with what.
+
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use latchkey::proto::v1::authorization_service_client::AuthorizationServiceClient;
+use latchkey::proto::v1::{AuthorizeRequest, DecisionReason};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::Code;
+use tonic::transport::Channel;
+
+/// How long a client waits for an answer, as all examples do.
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
+
+#[expect(clippy::disallowed_methods, reason = "clients note when they were answered")]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+/// What receipts count by.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "clients compare what they were told with their clock"
+)]
+pub(super) fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// What a client asks.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    pub(super) token: Arc<str>,
+    pub(super) scope: Arc<str>,
+}
+
+/// A check, as its client notes it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Check {
+    /// Which of the nodes was asked.
+    pub(super) node: usize,
+    /// Which of the questions.
+    pub(super) question: usize,
+    pub(super) sent: Instant,
+    pub(super) answered: Instant,
+    pub(super) said: Said,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    Allowed,
+    /// Allowed, by what may be too old.
+    Stale,
+    Denied(DecisionReason),
+    Failed(Code),
+    /// Nothing while the client waited.
+    Nothing,
+}
+
+impl Said {
+    pub(super) const fn is_allow(self) -> bool {
+        matches!(self, Self::Allowed | Self::Stale)
+    }
+}
+
+/// A client of one node.
+#[derive(Clone)]
+pub(super) struct Client {
+    node: usize,
+    decisions: AuthorizationServiceClient<Channel>,
+}
+
+impl Client {
+    pub(super) fn of(node: usize, channel: &Channel) -> Self {
+        Self { node, decisions: AuthorizationServiceClient::new(channel.clone()) }
+    }
+
+    pub(super) async fn ask(&mut self, question: usize, asked: &Question) -> Check {
+        let request = AuthorizeRequest {
+            token: asked.token.as_ref().to_owned(),
+            required_scope: asked.scope.as_ref().to_owned(),
+            ..Default::default()
+        };
+        let sent = now();
+        let said = match tokio::time::timeout(PATIENCE, self.decisions.authorize(request)).await {
+            Err(_) => Said::Nothing,
+            Ok(Err(status)) => Said::Failed(status.code()),
+            Ok(Ok(answer)) => match answer.into_inner() {
+                answer if answer.allowed && answer.stale => Said::Stale,
+                answer if answer.allowed => Said::Allowed,
+                answer => Said::Denied(answer.reason()),
+            },
+        };
+        Check { node: self.node, question, sent, answered: now(), said }
+    }
+}
+
+/// Checks at a steady pace, on all nodes, of all questions in turn, until it is ended.
+pub(super) struct Load {
+    working: JoinSet<()>,
+    checks: mpsc::UnboundedReceiver<Check>,
+}
+
+impl Load {
+    /// Each node is asked its share, whether it has answered what it was asked before or not.
+    pub(super) fn begin(
+        nodes: &[Channel],
+        questions: &Arc<RwLock<Vec<Question>>>,
+        per_second: u32,
+    ) -> Self {
+        let (note, checks) = mpsc::unbounded_channel();
+        let mut working = JoinSet::new();
+        let share = Duration::from_secs(nodes.len() as u64).div_f64(f64::from(per_second));
+        for (node, channel) in nodes.iter().enumerate() {
+            let (client, questions, note) =
+                (Client::of(node, channel), Arc::clone(questions), note.clone());
+            working.spawn(async move {
+                let mut pace = tokio::time::interval(share);
+                for number in node.. {
+                    pace.tick().await;
+                    let (mut client, note) = (client.clone(), note.clone());
+                    let (number, asked) = {
+                        let questions = questions.read().unwrap();
+                        let number = number * 7_919 % questions.len();
+                        (number, questions[number].clone())
+                    };
+                    tokio::spawn(async move {
+                        let check = client.ask(number, &asked).await;
+                        let _ = note.send(check);
+                    });
+                }
+            });
+        }
+        Self { working, checks }
+    }
+
+    /// Ends it; all that it noted.
+    pub(super) async fn end(mut self) -> Vec<Check> {
+        self.working.shutdown().await;
+        let mut checks = Vec::new();
+        // Those under way have answers soon, and then nobody notes any more.
+        while let Some(check) = self.checks.recv().await {
+            checks.push(check);
+        }
+        checks
+    }
+}

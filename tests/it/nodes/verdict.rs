@@ -1,0 +1,129 @@
+//! What the notes of the clients say of the changes that were answered: a pure function of both.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::change::{Made, Way};
+use super::log::{Check, Said};
+
+/// One moment on two clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) instant: Instant,
+    pub(super) wall: SystemTime,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// For each change and each node that did not answer it: how long after the answer the last check was sent that the
+    /// node allowed; nothing where there was none.
+    pub(super) spread: BTreeMap<Way, Vec<Duration>>,
+    /// Allowed by the node that had answered, when asked after it had.
+    pub(super) by_the_answering: Vec<Check>,
+    /// Allowed by a node that had denied it before.
+    pub(super) after_a_denial: Vec<Check>,
+    /// Allowed later than the receipt says.
+    pub(super) contradicted: Vec<Check>,
+    /// Denied before anything was taken away, or for another reason.
+    pub(super) wrongly_denied: Vec<Check>,
+    /// Not answered, by how.
+    pub(super) unanswered: BTreeMap<String, usize>,
+    pub(super) checks: usize,
+}
+
+impl Verdict {
+    pub(super) fn of(made: &[Made], checks: &[Check], nodes: usize, moment: Moment) -> Self {
+        let mut of_question: BTreeMap<usize, Vec<&Check>> = BTreeMap::new();
+        for check in checks {
+            of_question.entry(check.question).or_default().push(check);
+        }
+        let mut verdict = Self { checks: checks.len(), ..Self::default() };
+        for check in checks {
+            if let Said::Failed(_) | Said::Nothing = check.said {
+                *verdict.unanswered.entry(format!("{:?}", check.said)).or_default() += 1;
+            }
+        }
+        for made in made {
+            let checks = of_question.remove(&made.question).unwrap_or_default();
+            verdict.judge(made, &checks, nodes, moment);
+        }
+        let untouched = of_question.into_values().flatten();
+        let denied = untouched.filter(|check| matches!(check.said, Said::Denied(_)));
+        verdict.wrongly_denied.extend(denied);
+        verdict
+    }
+
+    fn judge(&mut self, made: &Made, checks: &[&Check], nodes: usize, moment: Moment) {
+        let is_right = |check: &Check| match check.said {
+            Said::Denied(reason) => reason == made.way.reason() && check.answered >= made.sent,
+            _ => true,
+        };
+        self.wrongly_denied.extend(checks.iter().copied().filter(|check| !is_right(check)));
+        for node in 0..nodes {
+            let of_node = || checks.iter().copied().filter(move |check| check.node == node);
+            let denied = of_node().filter(|check| matches!(check.said, Said::Denied(_)));
+            let denied = denied.map(|check| check.answered).min();
+            let late = || of_node().filter(|it| it.said.is_allow() && it.sent > made.answered);
+            let of_late = |is_wrong: &dyn Fn(&Check) -> bool| -> Vec<Check> {
+                late().filter(|check| is_wrong(check)).copied().collect()
+            };
+            self.after_a_denial
+                .extend(of_late(&|it| denied.is_some_and(|denied| it.sent > denied)));
+            let wall = |it: &Check| moment.wall + (it.sent - moment.instant);
+            self.contradicted.extend(of_late(&|it| wall(it) > made.effective));
+            if node == made.node {
+                self.by_the_answering.extend(late());
+            } else {
+                let last = late().map(|check| check.sent - made.answered).max();
+                self.spread.entry(made.way).or_default().push(last.unwrap_or_default());
+            }
+        }
+    }
+
+    /// How long it took everywhere, all ways together, in order.
+    pub(super) fn all(&self) -> Vec<Duration> {
+        let mut all: Vec<_> = self.spread.values().flatten().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// For whoever runs it.
+    pub(super) fn summary(&self) -> String {
+        let ways = self.spread.iter().map(|(way, spread)| {
+            let mut spread = spread.clone();
+            spread.sort_unstable();
+            format!("  {:8} {}", format!("{way:?}"), quantiles(&spread))
+        });
+        let mut lines: Vec<_> = ways.collect();
+        lines.push(format!("  {:8} {}", "all", quantiles(&self.all())));
+        lines.push(format!(
+            "  {} checks, {:?} not answered; allowed after the answer by the node that gave it: {}; after a denial: {}; \
+             against a receipt: {}; wrongly denied: {}",
+            self.checks,
+            self.unanswered,
+            self.by_the_answering.len(),
+            self.after_a_denial.len(),
+            self.contradicted.len(),
+            self.wrongly_denied.len(),
+        ));
+        lines.join("\n")
+    }
+}
+
+/// What is not more than this share of them, which are in order.
+pub(super) fn quantile(sorted: &[Duration], thousandths: usize) -> Duration {
+    let at = (sorted.len() * thousandths).div_ceil(1_000).max(1) - 1;
+    sorted.get(at).copied().unwrap_or_default()
+}
+
+pub(super) fn quantiles(sorted: &[Duration]) -> String {
+    let of = |thousandths| quantile(sorted, thousandths).as_secs_f64() * 1e3;
+    format!(
+        "{:6} × p50 {:7.1} ms, p99 {:7.1} ms, max {:7.1} ms",
+        sorted.len(),
+        of(500),
+        of(990),
+        of(1_000)
+    )
+}

@@ -1,0 +1,69 @@
+//! Nodes on one PostgreSQL, as an operator runs them: real processes, each with its own ports, and whatever can happen to
+//! one of them.
+
+use std::net::SocketAddr;
+
+use futures_util::future::join_all;
+use tonic::transport::Channel;
+
+use super::postgres::Postgres;
+use super::relay::Relay;
+use super::server::{Builder, Server};
+
+/// The root key's, given to all of them, so that none has to write one down.
+pub(crate) const ROOT: &str = "hm_live_0000000000000000000000000000002dlYSp";
+
+/// Some nodes, and what they share.
+pub(crate) struct Cluster {
+    /// They go before what they share.
+    pub(crate) nodes: Vec<Server>,
+    pub(crate) postgres: Postgres,
+    database: String,
+}
+
+impl Cluster {
+    /// So many, started at once on an empty database of a server of their own.
+    pub(crate) async fn start(nodes: usize) -> Self {
+        let postgres = Postgres::start(&[]).await;
+        let database = postgres.database().await;
+        let mut cluster = Self { nodes: Vec::new(), postgres, database };
+        cluster.nodes = join_all((0..nodes).map(|_| cluster.node(Server::build()).start())).await;
+        cluster
+    }
+
+    /// One more, or one again.
+    pub(crate) fn node(&self, builder: Builder) -> Builder {
+        let url = self.postgres.url(&self.database);
+        builder.store(&url).environment("LATCHKEY__ROOT_TOKEN", ROOT)
+    }
+
+    /// One more, by a way of its own to the database.
+    pub(crate) async fn start_behind(&mut self, relay: &Relay) {
+        let url = relay.url(&self.postgres, &self.database);
+        let slow = Server::build().environment("LATCHKEY__STORE__READ_TIMEOUT_MS", "2000");
+        self.nodes.push(self.node(slow).store(&url).start().await);
+    }
+
+    /// The database that they share.
+    pub(crate) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Starts one again that has ended, where it was.
+    pub(crate) async fn start_again(&mut self, node: usize) {
+        let ended = &self.nodes[node];
+        let (grpc, operations) = (ended.grpc().to_string(), ended.operations().to_string());
+        let again = ended.again().listen("grpc", &grpc).listen("operations", &operations);
+        self.nodes[node] = self.node(again).start().await;
+    }
+
+    /// Where each decides.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(Server::grpc).collect()
+    }
+
+    /// A connection to each.
+    pub(crate) async fn channels(&self) -> Vec<Channel> {
+        join_all(self.nodes.iter().map(Server::channel)).await
+    }
+}
