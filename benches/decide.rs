@@ -20,6 +20,7 @@ use latchkey::clock::{Entropy, Timestamp};
 use latchkey::decision::{Ask, Decision, Denial, Facts, Requirement, decide};
 use latchkey::error::Error;
 use latchkey::feed::{Boot, Feed};
+use latchkey::filling::Filling;
 use latchkey::key::{Actor, KeyId, KeyRecord};
 use latchkey::lease::Lease;
 use latchkey::machine;
@@ -27,8 +28,8 @@ use latchkey::policy::{Catalogue, Policy};
 use latchkey::revision::Position;
 use latchkey::scope::ScopePattern;
 use latchkey::store::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, PageEnd, ReadAsk, ReadBatch,
-    Store, StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, MacKey, MacKeys, Mutation, PageEnd,
+    ReadAsk, ReadBatch, Store, StoreError, Subject,
 };
 use latchkey::token::{self, Digest, Environment, Prefix, Token};
 use tokio::sync::watch;
@@ -199,7 +200,10 @@ fn filled(keys: u64) -> Authorizer {
     let (store, known) = (Arc::new(NoStore), Arc::clone(&cache));
     let feed = Feed::new(store, known, Arc::clone(&clock), boot, Duration::from_millis(250));
     let prefix = Prefix::parse(PREFIX).expect("the prefix is right");
-    Authorizer::new(cache, feed, clock, prefix)
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
+    let (known, of) = (Arc::clone(&cache), feed.clone());
+    let filling = Filling::new(known, of, None, Arc::clone(&clock), runtime.handle().clone());
+    Authorizer::new(cache, feed, filling, clock, prefix)
 }
 
 fn page_of(start: u64, end: u64, is_last: bool) -> ReadBatch {
@@ -217,6 +221,7 @@ fn page_of(start: u64, end: u64, is_last: bool) -> ReadBatch {
         absent: Vec::new(),
         unreadable: Vec::new(),
         page: Some(if is_last { PageEnd::Last } else { PageEnd::At(key_id(end - 1)) }),
+        mac_keys: MacKeys { current: MacKey::new([0; 32].into()), previous: None },
     }
 }
 

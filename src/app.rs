@@ -6,18 +6,22 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::authorizer::Authorizer;
 use crate::cache::Cache;
+use crate::cache::redis::Redis;
 use crate::cli::Dev;
 use crate::clock::{Clock, Entropy};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::failure::{Failure, Failures};
 use crate::feed::{Boot, Feed};
+use crate::filling::Filling;
 use crate::keyring::Keyring;
 use crate::machine::{self, MachineEntropy};
 use crate::policy::Policy;
-use crate::store::{self, Schema, Store};
+use crate::store::{self, MacKey, Schema, Store};
 use crate::telemetry::Logging;
 use crate::token::Prefix;
 use crate::verifier::Verifier;
@@ -34,6 +38,7 @@ mod listeners;
 mod readiness;
 pub mod root;
 mod scrape;
+mod sharing;
 mod stop;
 mod telling;
 mod watched;
@@ -83,6 +88,14 @@ pub fn migrate(config: &Config) -> Result<(), Failures> {
     Ok(migrated.map_err(|error| Failure::of("cannot use the store", &error))?)
 }
 
+/// Gives the store another key for what nodes keep in Redis.
+pub fn new_mac_key(config: &Config) -> Result<(), Failures> {
+    config.store.url.file().map_or(Ok(()), root::demand_database)?;
+    let key = MacKey::generate(&MachineEntropy);
+    let renewed = background()?.block_on(store::new_mac_key(config.store.url.expose(), &key));
+    Ok(renewed.map_err(|error| Failure::of("cannot use the store", &error))?)
+}
+
 /// What decides and administers, wired on one store; no listener yet.
 pub struct Node {
     /// Decides.
@@ -91,6 +104,10 @@ pub struct Node {
     pub keyring: Keyring,
     /// Reads.
     pub feed: Feed,
+    /// Finds out what is not held.
+    pub filling: Filling,
+    /// What nodes keep for each other, where there is such.
+    pub redis: Option<Arc<Redis>>,
     /// Holds what was read.
     pub cache: Arc<Cache>,
     /// Looks whether that is so.
@@ -102,7 +119,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Wires a node; it learns nothing until its feed runs.
+    /// Wires a node; it learns nothing until its feed runs. To be called in the runtime where flights shall go on.
     #[must_use]
     pub fn wire(
         store: &Arc<dyn Store>,
@@ -111,6 +128,7 @@ impl Node {
         prefix: &Prefix,
         keys_max: usize,
         read_time_max: Duration,
+        redis: Option<Arc<Redis>>,
     ) -> Self {
         let cache = Arc::new(Cache::new(keys_max));
         let machine = machine::host_name().unwrap_or_default();
@@ -123,8 +141,23 @@ impl Node {
             boot,
             read_time_max,
         );
-        let authorizer =
-            Authorizer::new(Arc::clone(&cache), feed.clone(), Arc::clone(&clock), prefix.clone());
+        if let Some(redis) = &redis {
+            feed.share(Arc::clone(redis));
+        }
+        let filling = Filling::new(
+            Arc::clone(&cache),
+            feed.clone(),
+            redis.clone(),
+            Arc::clone(&clock),
+            Handle::current(),
+        );
+        let authorizer = Authorizer::new(
+            Arc::clone(&cache),
+            feed.clone(),
+            filling.clone(),
+            Arc::clone(&clock),
+            prefix.clone(),
+        );
         let keyring = Keyring::new(
             Arc::clone(store),
             feed.clone(),
@@ -133,7 +166,7 @@ impl Node {
             prefix.clone(),
         );
         let verifier = Verifier::new(Arc::clone(store), Arc::clone(&cache), Arc::clone(&clock));
-        Self { authorizer, keyring, feed, cache, verifier, clock, name }
+        Self { authorizer, keyring, feed, filling, redis, cache, verifier, clock, name }
     }
 }
 
@@ -204,6 +237,7 @@ async fn work(
     let store: &Arc<dyn Store> = &(Arc::clone(&watched.store) as Arc<dyn Store>);
     let clock = clock(&**store).await?;
     let entropy: Arc<dyn Entropy> = Arc::new(MachineEntropy);
+    let redis = sharing::redis(config, &entropy)?;
     let mut telling = Telling::new(config, &watched.metrics, &clock, &entropy);
     let chosen = root::Chosen::by(config, dev);
     let config = &*config;
@@ -213,8 +247,10 @@ async fn work(
 
     let keys_max = usize::try_from(config.cache.keys_max).unwrap_or(usize::MAX);
     let read_time_max = Duration::from_millis(config.store.read_timeout_ms);
-    let node = Node::wire(store, Arc::clone(&clock), entropy, &prefix, keys_max, read_time_max);
+    let clock_of = Arc::clone(&clock);
+    let node = Node::wire(store, clock_of, entropy, &prefix, keys_max, read_time_max, redis);
     let mut tasks = Background::default();
+    sharing::start(&mut tasks, &node, &**store);
     let feed = node.feed.clone();
     tasks.start("the reader", async move { feed.run().await });
     tasks.start("the look at the store's setup", look_at_setup(Arc::clone(store)));

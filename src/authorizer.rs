@@ -1,7 +1,7 @@
 //! The hot path: credential, digest, cache, decision.
 //!
 //! On a hit nothing is awaited. A token whose form, prefix or checksum is wrong is neither hashed nor
-//! looked up. A miss waits for the one reader, then looks again.
+//! looked up. A miss waits until it was found out, then looks again.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::decision::{Ask, Decision, Denial, Identity, Requirement, decide};
 use crate::error::{Error, Reason};
 use crate::feed::{Feed, not_ready};
+use crate::filling::Filling;
 use crate::key::KeyId;
 use crate::lease::Freshness;
 use crate::metrics::Lookup;
@@ -38,6 +39,7 @@ const CATCH_UP_TIME_MAX: Duration = Duration::from_millis(150);
 pub struct Authorizer {
     cache: Arc<Cache>,
     feed: Feed,
+    filling: Filling,
     clock: Arc<dyn Clock>,
     prefix: Prefix,
 }
@@ -91,10 +93,16 @@ enum Looked {
 }
 
 impl Authorizer {
-    /// Decides by this cache, which this reader fills; new tokens have this prefix.
+    /// Decides by this cache, which this reader keeps true; new tokens have this prefix.
     #[must_use]
-    pub fn new(cache: Arc<Cache>, feed: Feed, clock: Arc<dyn Clock>, prefix: Prefix) -> Self {
-        Self { cache, feed, clock, prefix }
+    pub fn new(
+        cache: Arc<Cache>,
+        feed: Feed,
+        filling: Filling,
+        clock: Arc<dyn Clock>,
+        prefix: Prefix,
+    ) -> Self {
+        Self { cache, feed, filling, clock, prefix }
     }
 
     /// Decides. An error means that it could not be found out, or that the question is wrong.
@@ -119,7 +127,7 @@ impl Authorizer {
                 }
                 Looked::Miss(digest) => {
                     *lookup = Lookup::Miss;
-                    self.feed.fetch(digest).await?;
+                    self.filling.fetch(digest).await?;
                 }
                 Looked::Behind | Looked::TooOld if may_catch_up => {
                     may_catch_up = false;

@@ -2,7 +2,8 @@
 //!
 //! It is true as of one position. A request looks up and judges in one step, under the lock under
 //! which reads are applied. Records are kept, verdicts never. Absent on purpose: a way to put a
-//! record in, or to take one out, other than [`Cache::apply`].
+//! record in, or to take one out, other than [`Cache::apply`], and [`Cache::install_hint`] for what is
+//! proved by its position.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -24,8 +25,15 @@ use crate::token::Digest;
 
 mod apply;
 mod entry;
+mod hint;
+mod recent;
+
+pub mod redis;
+
+pub use hint::{AccountEntry, Hint, KeyEntry, Said, Unusable};
 
 use entry::{CachedAccount, CachedKey, Grant, Shared};
+use recent::Recent;
 
 /// How many absent digests are remembered. They have a memory of their own: an unknown key never
 /// pushes a known one out.
@@ -62,8 +70,8 @@ struct Known {
     applied: Position,
     /// By what a request may still be answered from all this.
     lease: Lease,
-    /// The tags of the latest changes, `applied` being that of the last.
-    recent: std::collections::VecDeque<u64>,
+    /// The latest changes, up to `applied`.
+    recent: Recent,
     catalogue: Catalogue,
     /// A map with a randomly keyed hasher: the bits of a digest can be ground.
     keys: IndexMap<Digest, CachedKey, DefaultHashBuilder>,
@@ -412,14 +420,20 @@ impl View<'_> {
     }
 
     fn is_doubtful(&self, digest: &Digest, found: Option<&CachedKey>) -> bool {
-        self.doubts.iter().any(|(_, doubt)| match doubt {
-            Doubt::Everything => true,
-            Doubt::Digest(doubted) => doubted == digest,
-            Doubt::Key(id) => found.is_some_and(|key| key.id == *id),
-            Doubt::Account(id) => {
-                found.is_some_and(|key| self.known.accounts.get(key.account).id == *id)
-            }
-        })
+        let key = found.map(|key| (key.id, &self.known.accounts.get(key.account).id));
+        self.doubts.iter().any(|(_, doubt)| doubt.is_about(digest, key))
+    }
+}
+
+impl Doubt {
+    /// Whether it is about this digest, which is that of this key of this account, where that is known.
+    fn is_about(&self, digest: &Digest, key: Option<(KeyId, &AccountId)>) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Digest(doubted) => doubted == digest,
+            Self::Key(doubted) => key.is_some_and(|(id, _)| id == *doubted),
+            Self::Account(doubted) => key.is_some_and(|(_, account)| account == doubted),
+        }
     }
 }
 
@@ -471,11 +485,7 @@ impl Known {
         if position.epoch != self.applied.epoch || position.n > self.applied.n {
             return false;
         }
-        let back = usize::try_from(self.applied.n - position.n).unwrap_or(usize::MAX);
-        match self.recent.len().checked_sub(back + 1) {
-            Some(at) => self.recent[at] == position.tag,
-            None => true,
-        }
+        self.recent.tag_at(position.n).is_none_or(|tag| tag == position.tag)
     }
 }
 

@@ -133,6 +133,9 @@ enum Command {
     /// Show the nodes that serve from one store
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Manage what nodes keep in Redis
+    #[command(subcommand)]
+    Redis(RedisCommand),
     /// Ask a server whether it serves
     Health(HealthArguments),
     /// Keep the addresses and tokens of servers under names
@@ -188,6 +191,12 @@ enum RootCommand {
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum RedisCommand {
+    /// Make a new key for authenticating it; what the one before authenticated counts until the next is made
+    NewKey(ConfigArguments),
 }
 
 #[derive(Debug, Args)]
@@ -252,6 +261,9 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
             process::reset_root(config, token_file, environment, console)
         }
         Command::Migrate(arguments) => process::migrate(arguments, environment, console),
+        Command::Redis(RedisCommand::NewKey(arguments)) => {
+            process::new_mac_key(arguments, environment, console)
+        }
         Command::Health(arguments) => health::check(&arguments, &environment, console),
         Command::Profile(command) => profiles::run(command, &environment, console),
         Command::Completions { shell } => {

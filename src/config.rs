@@ -15,6 +15,7 @@ use crate::serve::Listen;
 mod check;
 mod load;
 mod policy_file;
+mod redis;
 mod setting;
 mod show;
 mod telemetry;
@@ -22,6 +23,7 @@ mod tls;
 
 pub use self::load::{Flag, Loaded, Origin, Sources};
 pub use self::policy_file::read_policy;
+pub use self::redis::{Redis, RedisUrl};
 pub use self::setting::{Callers, LogFormat, LogLevel, StoreUrl};
 pub use self::telemetry::{Export, Telemetry};
 pub use self::tls::{LoadedTls, Tls};
@@ -37,6 +39,8 @@ pub struct Config {
     pub insecure: bool,
     /// Where keys and accounts are kept.
     pub store: Store,
+    /// Where nodes keep for each other what they have read.
+    pub redis: Redis,
     /// The API.
     pub grpc: Grpc,
     /// Administration, where it is not served beside the API.
@@ -178,6 +182,7 @@ impl Config {
             root_token,
             insecure,
             store: Store { url, migrate, read_timeout_ms },
+            redis: Redis { url: redis_url, ca_file },
             grpc: Grpc { listen: grpc_listen, callers, caller_names, reflection, tls: grpc_tls },
             administration:
                 Administration { listen: administration_listen, tls: administration_tls },
@@ -210,6 +215,8 @@ impl Config {
             ("store.url", url),
             ("store.migrate", migrate),
             ("store.read_timeout_ms", read_timeout_ms),
+            ("redis.url", redis_url),
+            ("redis.ca_file", ca_file),
             ("grpc.listen", grpc_listen),
             ("grpc.callers", callers),
             ("grpc.caller_names", caller_names),

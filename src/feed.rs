@@ -8,12 +8,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::cache::{Cache, Doubt, Fence, Standing};
+use crate::cache::redis::Redis;
+use crate::cache::{Cache, Doubt, Fence, Hint, Standing};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Reason};
 use crate::lease::{Freshness, Lease};
@@ -22,12 +23,12 @@ use crate::revision::Position;
 use crate::store::{NodeRow, ReadAsk, Store};
 use crate::token::Digest;
 
+mod loading;
+
 /// How long the first read may take: it brings the whole window of recent changes.
 const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(10);
 /// How many digests one read looks up.
 const GATHERED_MAX: usize = 256;
-/// How many requests may wait for their keys to be read.
-const WAITERS_MAX: usize = 16_384;
 /// How often what a read asks for is halved when the store is too slow for it.
 const HALVINGS_MAX: u32 = 8;
 /// How many reads may be given up without a pause before the next.
@@ -57,12 +58,15 @@ struct SharedFeed {
     cache: Arc<Cache>,
     clock: Arc<dyn Clock>,
     boot: Boot,
+    begun: Stopwatch,
     read_time_max: Duration,
     waiting: Mutex<Waiting>,
     /// How often what a read asks for is halved at present.
     halvings: AtomicU32,
     somebody_waits: Notify,
     pushed: Notify,
+    /// Who keeps what reads show for others.
+    redis: OnceLock<Arc<Redis>>,
     /// Whether the next read has to renew the lease, due or not.
     must_renew: AtomicBool,
     reads_given_up: AtomicU64,
@@ -114,8 +118,6 @@ pub struct Progress {
 struct Waiting {
     shows: Vec<Show>,
     wanted: HashMap<Digest, Vec<oneshot::Sender<()>>>,
-    /// How many wait for what is wanted, those who gave up since the last read included.
-    waiters: usize,
 }
 
 /// Somebody who waits for a read sent after now; its commit, if it made one, must be in it.
@@ -147,11 +149,13 @@ impl Feed {
                 cache,
                 clock,
                 boot,
+                begun: Stopwatch::start(),
                 read_time_max,
                 waiting: Mutex::default(),
                 halvings: AtomicU32::new(0),
                 somebody_waits: Notify::new(),
                 pushed: Notify::new(),
+                redis: OnceLock::new(),
                 must_renew: AtomicBool::new(false),
                 reads_given_up: AtomicU64::new(0),
                 fills: AtomicU64::new(0),
@@ -178,6 +182,11 @@ impl Feed {
         }
     }
 
+    /// What reads show is offered to Redis, too. May be said once.
+    pub fn share(&self, redis: Arc<Redis>) {
+        let _ = self.shared.redis.set(redis);
+    }
+
     /// Waits, for a moment, for a key to be read. What it brought is in the cache then.
     pub async fn fetch(&self, digest: Digest) -> Result<(), Error> {
         if self.is_failing() {
@@ -185,12 +194,8 @@ impl Feed {
         }
         let fetched = {
             let mut waiting = self.shared.waiting();
-            if waiting.waiters >= WAITERS_MAX {
-                return Err(not_ready("too many keys are being read"));
-            }
             let (answer, fetched) = oneshot::channel();
             waiting.wanted.entry(digest).or_default().push(answer);
-            waiting.waiters += 1;
             fetched
         };
         self.shared.somebody_waits.notify_one();
@@ -256,7 +261,7 @@ impl Feed {
             }
             commits.mark_unchanged();
             must_read = match self.shared.read_once().await {
-                Ok(()) => self.shared.cache.is_loading() || !*self.shared.knows.borrow(),
+                Ok(()) => self.shared.must_load() || !*self.shared.knows.borrow(),
                 Err(pause) => {
                     tokio::time::sleep(pause).await;
                     true
@@ -275,12 +280,6 @@ impl Feed {
     #[must_use]
     pub fn fills(&self) -> u64 {
         self.shared.fills.load(Ordering::Relaxed)
-    }
-
-    /// How many wait for a key to be read.
-    #[must_use]
-    pub fn filling(&self) -> usize {
-        self.shared.waiting().waiters
     }
 
     /// Whether anything can be answered by what is known of the store; it changes with the first read, with a fence, and
@@ -325,6 +324,7 @@ impl SharedFeed {
     /// What the next read has to ask, and by what the node goes on if it renews the lease.
     fn ask(&self, wanted: Vec<Digest>, halvings: u32) -> (ReadAsk, Lease) {
         let mut ask = self.cache.begin_read(wanted, halvings);
+        ask.page = ask.page.filter(|_| ask.after.is_none() || self.may_load());
         if !self.store.is_shared() {
             return (ask, Lease::Held);
         }
@@ -393,11 +393,19 @@ impl SharedFeed {
             tracing::info!("the store is read again");
         }
         let is_behind = batch.is_behind;
+        let shared = self
+            .redis
+            .get()
+            .map(|redis| (redis, batch.mac_keys.clone(), Hint::of_read(&ask, &batch)));
         let own: Vec<_> = gathered.shows.iter().filter_map(|show| show.position).collect();
         let is_renewed = batch.is_renewed || lease == Lease::Held;
         if let Err(fence) = self.cache.apply(batch, &own, is_renewed.then_some(lease)) {
             // Those who wait for their commits find their channels closed: it is not known here.
             return Err(self.report_fence(&fence));
+        }
+        if let Some((redis, keys, hints)) = shared {
+            redis.set_keys(keys);
+            redis.offer(hints);
         }
         *self.progress() = Progress { applied: Some(Stopwatch::start()), trying: None };
         if is_behind {
@@ -449,7 +457,7 @@ impl SharedFeed {
             %fence,
             "the store cannot be trusted with what it said before: this node allows nothing and starts over"
         );
-        PAUSE_AFTER_FENCE
+        PAUSE_AFTER_FENCE + self.apart()
     }
 
     fn gather(&self) -> Gathered {
@@ -463,7 +471,6 @@ impl SharedFeed {
         let gathered_max = (GATHERED_MAX >> self.halvings.load(Ordering::Relaxed)).max(1);
         let first: HashSet<_> = waiting.wanted.keys().copied().take(gathered_max).collect();
         let wanted = waiting.wanted.extract_if(|digest, _| first.contains(digest)).collect();
-        waiting.waiters = waiting.wanted.values().map(Vec::len).sum();
         Gathered { shows, wanted }
     }
 
@@ -471,7 +478,6 @@ impl SharedFeed {
         let mut waiting = self.waiting();
         waiting.shows.extend(gathered.shows.into_iter().filter(|show| !show.answer.is_closed()));
         for (digest, waiters) in gathered.wanted {
-            waiting.waiters += waiters.len();
             waiting.wanted.entry(digest).or_default().extend(waiters);
         }
     }

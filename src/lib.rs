@@ -32,6 +32,7 @@ pub mod store;
 
 pub mod cache;
 pub mod feed;
+pub mod filling;
 pub mod verifier;
 
 pub mod authorizer;

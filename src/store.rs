@@ -25,6 +25,7 @@ use crate::revision::Position;
 use crate::token::{Digest, Environment};
 
 mod door;
+mod mac_key;
 mod postgres;
 mod reading;
 mod row;
@@ -32,11 +33,12 @@ mod sql;
 mod sqlite;
 mod verify;
 
+pub use mac_key::{MacKey, MacKeys};
 pub use verify::{Checked, Fault};
 
 mod opening;
 
-pub use opening::{Schema, check, migrate, open, open_with, verify};
+pub use opening::{Schema, check, migrate, new_mac_key, open, open_with, verify};
 
 mod observed;
 

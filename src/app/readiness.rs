@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use crate::cache::Cache;
+use crate::cache::redis::Redis;
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::grpc::Health;
@@ -23,13 +24,16 @@ pub(super) struct Readiness {
     pub(super) feed: Feed,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) store: Arc<Observed>,
+    pub(super) redis: Option<Arc<Redis>>,
     pub(super) is_draining: Arc<AtomicBool>,
 }
 
 impl Readiness {
     /// A look at everything.
     pub(super) fn checks(&self) -> Vec<Check> {
-        vec![self.serving(), self.feed(), self.lease(), self.store(), self.durability()]
+        let redis = self.redis.as_deref().map(redis);
+        let own = [self.serving(), self.feed(), self.lease(), self.store(), self.durability()];
+        own.into_iter().chain(redis).collect()
     }
 
     fn serving(&self) -> Check {
@@ -90,6 +94,15 @@ impl Readiness {
         };
         Check { name: "store", state, why: why.to_owned() }
     }
+}
+
+/// Nothing needs it: without it more is read of the store, and changes are seen a little later.
+fn redis(redis: &Redis) -> Check {
+    let (state, why) = match redis.why_left_alone() {
+        None => (State::Ok, "it is used".to_owned()),
+        Some(why) => (State::Degraded, format!("it is left alone: {why}")),
+    };
+    Check { name: "redis", state, why }
 }
 
 /// Tells gRPC health what the feed knows, from now until this is dropped.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::cache::Cache;
+use crate::cache::redis::Redis;
 use crate::clock::{Clock, Timestamp};
 use crate::feed::Feed;
+use crate::filling::Filling;
 use crate::lease::{Freshness, Lease};
 use crate::machine;
 use crate::metrics::{Metrics, Snapshot, Value, table};
@@ -26,6 +28,8 @@ pub(super) struct Sources {
     pub(super) cache: Arc<Cache>,
     pub(super) feed: Feed,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) filling: Filling,
+    pub(super) redis: Option<Arc<Redis>>,
     pub(super) verifier: Verifier,
     pub(super) listeners: Vec<(&'static str, Arc<Counters>)>,
     pub(super) tls: Vec<Tls>,
@@ -43,6 +47,10 @@ impl Sources {
         self.store.collect(&mut all);
         self.scrape_cache(&mut all);
         self.scrape_feed(&mut all);
+        self.filling.collect(&mut all);
+        if let Some(redis) = &self.redis {
+            redis.collect(&mut all);
+        }
         self.scrape_listeners(&mut all);
         self.scrape_tls(&mut all);
         self.exports.collect(&mut all);
@@ -79,7 +87,6 @@ impl Sources {
         all.add(&table::FEED_READS_GIVEN_UP, [], Value::Count(self.feed.reads_given_up()));
         all.add(&table::FEED_FENCES, [], Value::Count(self.feed.fences()));
         all.add(&table::FEED_FILLS, [], Value::Count(self.feed.fills()));
-        all.add(&table::FEED_FILLING, [], Value::Count(self.feed.filling() as u64));
         for (result, count) in self.verifier.counts() {
             all.add(&table::VERIFIER_LOOKS, [result], Value::Count(count));
         }

@@ -49,6 +49,8 @@ impl Watched {
             cache: Arc::clone(&node.cache),
             feed: node.feed.clone(),
             clock: Arc::clone(&node.clock),
+            filling: node.filling.clone(),
+            redis: node.redis.clone(),
             verifier: node.verifier.clone(),
             listeners: listeners.counters(),
             tls: listeners.tls().collect(),
@@ -66,6 +68,7 @@ impl Watched {
             feed: node.feed.clone(),
             clock: Arc::clone(&node.clock),
             store: Arc::clone(&self.store),
+            redis: node.redis.clone(),
             is_draining: Arc::clone(is_draining),
         }
     }

@@ -1,18 +1,15 @@
 //! How the cache takes in what a read brought: checked first, then changes, records and position.
 
 use std::collections::HashMap;
-use std::collections::VecDeque;
 
 use super::entry::{CachedAccount, CachedKey, Grant, Shared};
 use super::{
     ABSENT_MAX, AccountId, BuildHasher, Catalogue, DefaultHashBuilder, Digest, Extent, Fence,
-    HashSet, IndexMap, IndexSet, Known, PageEnd, Position, ReadBatch, Subject, VICTIMS_COMPARED,
+    HashSet, IndexMap, IndexSet, KeyEntry, Known, PageEnd, Position, ReadBatch, Recent, Subject,
+    VICTIMS_COMPARED,
 };
-use crate::account::Account;
-use crate::key::KeyRecord;
 use crate::lease::Lease;
 use crate::policy::Policy;
-use crate::store::{Change, RECENT_CHANGES_MAX};
 
 impl Known {
     /// From the first read.
@@ -30,7 +27,7 @@ impl Known {
         let mut known = Self {
             applied: batch.position,
             lease: Lease::NONE,
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             catalogue,
             keys: IndexMap::with_hasher(hasher.clone()),
             accounts: Shared::new(),
@@ -41,7 +38,7 @@ impl Known {
             evicted: 0,
             draws: hasher.hash_one(batch.position.tag),
         };
-        known.remember(&batch.changes);
+        known.recent.remember(&batch.changes);
         known.set_unreadable_aside(&batch);
         known.install_records(batch, keys_max);
         Ok(known)
@@ -69,7 +66,7 @@ impl Known {
         }
 
         self.forget_changed(&batch);
-        self.remember(&batch.changes);
+        self.recent.remember(&batch.changes);
         if let Some(catalogue) = catalogue {
             self.install_catalogue(catalogue);
         }
@@ -117,12 +114,6 @@ impl Known {
         self.must_fetch.insert(digest);
     }
 
-    fn remember(&mut self, changes: &[Change]) {
-        self.recent.extend(changes.iter().map(|change| change.position.tag));
-        let excess = self.recent.len().saturating_sub(RECENT_CHANGES_MAX);
-        self.recent.drain(..excess);
-    }
-
     fn install_catalogue(&mut self, catalogue: Catalogue) {
         for grant in self.grants.values_mut() {
             grant.renew(&catalogue);
@@ -139,7 +130,14 @@ impl Known {
             }
         }
         for record in batch.keys {
-            self.install(record, &accounts, keys_max);
+            let digest = record.digest;
+            // A key whose account did not come with it cannot be judged.
+            let Some(account) = accounts.get(&record.account) else {
+                self.must_fetch(digest);
+                continue;
+            };
+            let make = || CachedAccount::from(*account);
+            self.install(digest, record.into(), &account.id, make, keys_max);
         }
         self.remember_absent(batch.absent);
         if let (Extent::Loading(_), Some(end)) = (self.extent, batch.page) {
@@ -150,23 +148,21 @@ impl Known {
         }
     }
 
-    fn install(
+    /// Puts a key in, and its account unless that is here.
+    pub(super) fn install(
         &mut self,
-        record: KeyRecord,
-        accounts: &HashMap<AccountId, &Account>,
+        digest: Digest,
+        key: KeyEntry,
+        account: &AccountId,
+        make: impl FnOnce() -> CachedAccount,
         keys_max: usize,
     ) {
-        let digest = record.digest;
-        let Some(account) = accounts.get(&record.account) else {
-            // A key whose account did not come with it cannot be judged.
-            return self.must_fetch(digest);
-        };
         self.must_fetch.remove(&digest);
         self.absent.swap_remove(&digest);
-        let account = self.accounts.take(&record.account, || CachedAccount::from(*account));
-        let names: std::sync::Arc<[_]> = record.scopes.as_slice().into();
+        let account = self.accounts.take(account, make);
+        let names: std::sync::Arc<[_]> = key.scopes.as_slice().into();
         let grant = self.grants.take(&names, || Grant::new(names.clone(), &self.catalogue));
-        let key = CachedKey::new(record, account, grant);
+        let key = CachedKey::new(key, account, grant);
         if let Some(earlier) = self.keys.get(&digest) {
             key.used_as(earlier);
         } else if self.keys.len() >= keys_max {
@@ -210,7 +206,7 @@ impl Known {
         self.grants.give_back(key.grant);
     }
 
-    fn remember_absent(&mut self, absent: Vec<Digest>) {
+    pub(super) fn remember_absent(&mut self, absent: Vec<Digest>) {
         for digest in absent {
             self.must_fetch.remove(&digest);
             if self.extent == Extent::Complete {

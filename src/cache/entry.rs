@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 
+use super::{AccountEntry, KeyEntry};
 use crate::account::{Account, AccountId, Labels};
 use crate::clock::Timestamp;
-use crate::key::{KeyId, KeyRecord};
+use crate::key::KeyId;
 use crate::policy::Catalogue;
 use crate::scope::{ScopePattern, ScopeSet};
 use crate::token::Environment;
@@ -51,18 +52,28 @@ pub(super) struct Grant {
 }
 
 impl CachedKey {
-    pub(super) fn new(record: KeyRecord, account: u32, grant: u32) -> Self {
+    pub(super) fn new(key: KeyEntry, account: u32, grant: u32) -> Self {
+        let KeyEntry {
+            id,
+            environment,
+            scopes: _,
+            expire_time,
+            is_revoked,
+            is_disabled,
+            allowed_cidrs,
+            labels,
+        } = key;
         Self {
-            id: record.id,
-            expire_time: record.expire_time,
-            allowed_cidrs: record.allowed_cidrs.into(),
-            labels: (!record.labels.is_empty()).then(|| Arc::new(record.labels)),
+            id,
+            expire_time,
+            allowed_cidrs: allowed_cidrs.into(),
+            labels: (!labels.is_empty()).then(|| Arc::new(labels)),
             account,
             grant,
             last_used: AtomicU32::new(0),
-            environment: record.environment,
-            is_revoked: record.revocation.is_some(),
-            is_disabled: record.disabled,
+            environment,
+            is_revoked,
+            is_disabled,
         }
     }
 
@@ -92,6 +103,14 @@ impl From<&Account> for CachedAccount {
             is_suspended: account.suspended,
             is_unreadable: false,
         }
+    }
+}
+
+impl From<&AccountEntry> for CachedAccount {
+    fn from(account: &AccountEntry) -> Self {
+        let AccountEntry { id, plan, is_suspended } = account;
+        let plan = plan.as_str().into();
+        Self { id: id.clone(), plan, is_suspended: *is_suspended, is_unreadable: false }
     }
 }
 
@@ -133,6 +152,14 @@ impl<K: Hash + Eq + Clone, V> Shared<K, V> {
 
     pub(super) fn get(&self, place: u32) -> &V {
         &self.slots[place as usize].value
+    }
+
+    pub(super) fn find<Q>(&self, key: &Q) -> Option<&V>
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.places.get(key).map(|place| self.get(*place))
     }
 
     pub(super) fn find_mut<Q>(&mut self, key: &Q) -> Option<&mut V>

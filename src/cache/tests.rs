@@ -8,7 +8,7 @@ use crate::account::Account;
 use crate::key::{Actor, KeyRecord, Revocation, RevokeReason};
 use crate::policy::Policy;
 use crate::scope::ScopePattern;
-use crate::store::Change;
+use crate::store::{Change, MacKey, MacKeys};
 use crate::token::Environment;
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
@@ -83,6 +83,7 @@ fn batch(after: u64, n: u64) -> ReadBatch {
         absent: Vec::new(),
         unreadable: Vec::new(),
         page: None,
+        mac_keys: MacKeys { current: MacKey::new([7; 32].into()), previous: None },
     }
 }
 
@@ -318,3 +319,5 @@ fn a_commit_of_this_node_that_a_later_read_does_not_show_is_noticed() {
     assert_eq!(fence, Fence::OwnCommitMissing { n: 6 });
     assert_eq!(seen(&cache, 1), "nothing");
 }
+
+mod hints;

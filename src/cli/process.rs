@@ -1,4 +1,4 @@
-//! `latchkey serve`, `latchkey root reset` and `latchkey migrate`: reads the configuration and hands over to [`app`].
+//! `latchkey serve`, `root reset`, `migrate` and `redis new-key`: reads the configuration and hands over to [`app`].
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,5 +108,21 @@ pub(super) fn migrate(
     app::migrate(&config)?;
     drop(logging); // its last lines come before the answer
     console.answer("The schema is up to date.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `latchkey redis new-key`.
+pub(super) fn new_mac_key(
+    arguments: ConfigArguments,
+    environment: Environment,
+    console: &mut Console,
+) -> Outcome {
+    let config = arguments.load_checked(environment)?.config;
+    let logging = telemetry::start(&config.log);
+    app::new_mac_key(&config)?;
+    drop(logging); // its last lines come before the answer
+    console.answer(
+        "There is a new key. What the one before authenticated counts until the next is made.",
+    );
     Ok(ExitCode::SUCCESS)
 }

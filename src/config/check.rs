@@ -150,6 +150,12 @@ impl Config {
                         `url = \"postgres://USER:PASSWORD@HOST/DATABASE\"`";
             faults.push(fault("store.url", format!("store.url: {what}"), help));
         }
+        if let Err(what) = self.redis.address() {
+            let path =
+                if what.starts_with("redis.ca_file") { "redis.ca_file" } else { "redis.url" };
+            let help = "leave redis.url out to do without it: nothing needs Redis";
+            faults.push(fault(path, what, help));
+        }
         if let Some(what) = self.root_token.as_ref().and_then(|token| root_fault(token, prefix)) {
             let help = "`latchkey token inspect` says what a token is; without root_token one is \
                         made at the first start, and a store that has its root key needs none";

@@ -290,7 +290,7 @@ impl Setting for StoreUrl {
 }
 
 /// Hides what stands after the user's name, and the values of parameters that are called passwords.
-fn without_passwords(url: &str) -> String {
+pub(super) fn without_passwords(url: &str) -> String {
     const HIDDEN: &str = "[hidden]";
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     // The last `@`: a password may hold one that nobody escaped.

@@ -142,6 +142,9 @@ metrics! {
     FEED_FILLING = Gauge "latchkey_feed_filling", "latchkey.feed.filling",
         "{request}", [],
         "Requests that wait for a key to be read from the store.";
+    FEED_FILLS_REFUSED = Counter "latchkey_feed_fills_refused_total", "latchkey.feed.fills.refused",
+        "{request}", ["cause"],
+        "Requests whose key was not looked for: too many that nobody has are (admission), or too many requests wait (waiters).";
 
     VERIFIER_LOOKS = Counter "latchkey_verifier_looks_total", "latchkey.verifier.looks",
         "{look}", ["result"],
@@ -160,6 +163,25 @@ metrics! {
     STORE_OPERATION_DURATION = Histogram "latchkey_store_operation_duration_seconds", "latchkey.store.operation.duration",
         "s", ["store", "operation", "outcome"],
         "How long operations of the store took, by how they ended.";
+
+    REDIS_UP = Gauge "latchkey_redis_up", "latchkey.redis.up",
+        "1", [],
+        "1 while Redis is used, 0 while it is left alone; absent when none is configured.";
+    REDIS_BREAKER_OPENINGS = Counter "latchkey_redis_breaker_openings_total", "latchkey.redis.breaker.openings",
+        "{opening}", [],
+        "How often Redis was left alone because calls came to nothing or took too long.";
+    REDIS_LOOKUPS = Counter "latchkey_redis_lookups_total", "latchkey.redis.lookups",
+        "{lookup}", ["result"],
+        "Keys that were looked for in Redis, by what came of it.";
+    REDIS_WRITES = Counter "latchkey_redis_writes_total", "latchkey.redis.writes",
+        "{record}", ["result"],
+        "Records that were to be kept in Redis, by what came of it.";
+    REDIS_PUSHES = Counter "latchkey_redis_pushes_total", "latchkey.redis.pushes",
+        "{message}", ["result"],
+        "What nodes published of their changes, as it was heard here.";
+    REDIS_OPERATION_DURATION = Histogram "latchkey_redis_operation_duration_seconds", "latchkey.redis.operation.duration",
+        "s", ["operation", "outcome"],
+        "How long calls of Redis took, by how they ended.";
 
     CONNECTIONS = Gauge "latchkey_connections", "latchkey.connections",
         "{connection}", ["listener"],

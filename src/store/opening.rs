@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Checked, Fault, Store, StoreError, postgres, sqlite};
+use super::{Checked, Fault, MacKey, Store, StoreError, postgres, sqlite};
 
 /// What opening does about a schema that is not up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,16 @@ pub async fn migrate(url: &str) -> Result<(), StoreError> {
             Ok(())
         }
         Some(("postgres" | "postgresql", _)) => postgres::migrate(url).await,
+        _ => Err(unknown_scheme()),
+    }
+}
+
+/// Gives the store that a URL names another key for what nodes keep elsewhere. What the one of now authenticated
+/// counts until it is called again. Nodes learn of it by their next read.
+pub async fn new_mac_key(url: &str, key: &MacKey) -> Result<(), StoreError> {
+    match url.split_once("://") {
+        Some(("sqlite", path)) => sqlite::new_mac_key(path, key).await,
+        Some(("postgres" | "postgresql", _)) => postgres::new_mac_key(url, key).await,
         _ => Err(unknown_scheme()),
     }
 }

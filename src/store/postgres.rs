@@ -49,7 +49,7 @@ pub(super) mod verify;
 
 mod failure;
 
-pub(super) use open::migrate;
+pub(super) use open::{migrate, new_mac_key};
 
 /// Whether this URL is right, as far as it tells.
 pub(super) fn check(url: &str) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! What the one reader asks for, and what it is brought: one snapshot.
 
-use super::NodeRow;
+use super::{MacKeys, NodeRow};
 use crate::account::{Account, AccountId};
 use crate::key::{KeyId, KeyRecord};
 use crate::policy::Policy;
@@ -63,6 +63,8 @@ pub struct ReadBatch {
     pub unreadable: Vec<(Subject, Option<Digest>)>,
     /// Where the page ended, when one was asked for.
     pub page: Option<PageEnd>,
+    /// By what nodes authenticate what they keep elsewhere.
+    pub mac_keys: MacKeys,
 }
 
 /// Where a page of the first load ended.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::row::{AccountRow, KeyRow, Named};
 use super::sql::{Columns, DIGEST_COLUMN, account_row, key_row};
 use super::{
-    Change, PageAsk, PageEnd, RECENT_CHANGES_MAX, ReadAsk, ReadBatch, StoreError, Subject,
+    Change, MacKeys, PageAsk, PageEnd, RECENT_CHANGES_MAX, ReadAsk, ReadBatch, StoreError, Subject,
 };
 use crate::account::AccountId;
 use crate::key::KeyId;
@@ -20,8 +20,8 @@ use crate::token::Digest;
 pub(super) trait Snapshot: Send {
     type Row: Columns + Send + Sync;
 
-    /// The head of the feed.
-    async fn head(&mut self) -> Result<Position, StoreError>;
+    /// The head of the feed, and the keys that stand beside it.
+    async fn head(&mut self) -> Result<(Position, MacKeys), StoreError>;
     /// The tag of the change of this number.
     async fn tag_at(&mut self, n: u64) -> Result<Option<u64>, StoreError>;
     /// `n, tag, kind, subject, digest` of changes after a number, in order.
@@ -43,7 +43,9 @@ pub(super) async fn read<S: Snapshot>(
     snapshot: &mut S,
     ask: &ReadAsk,
 ) -> Result<ReadBatch, StoreError> {
-    Reading { snapshot, batch: empty(), keys: HashSet::new() }.bring(ask).await
+    let (position, mac_keys) = snapshot.head().await?;
+    let batch = empty(position, mac_keys);
+    Reading { snapshot, batch, keys: HashSet::new() }.bring(ask).await
 }
 
 struct Reading<'a, S> {
@@ -55,7 +57,6 @@ struct Reading<'a, S> {
 
 impl<S: Snapshot> Reading<'_, S> {
     async fn bring(mut self, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
-        self.batch.position = self.snapshot.head().await?;
         match ask.after {
             None => self.bring_recent().await?,
             Some(after) => self.bring_changes(after, ask.changes_max).await?,
@@ -246,10 +247,10 @@ fn change(row: &impl Columns, epoch: u64) -> Result<Change, StoreError> {
     Ok(Change { position: Position { epoch, n: n.cast_unsigned(), tag }, subject, digest })
 }
 
-const fn empty() -> ReadBatch {
+const fn empty(position: Position, mac_keys: MacKeys) -> ReadBatch {
     ReadBatch {
         is_renewed: false,
-        position: Position { epoch: 0, n: 0, tag: 0 },
+        position,
         is_behind: false,
         found: None,
         changes: Vec::new(),
@@ -259,5 +260,6 @@ const fn empty() -> ReadBatch {
         absent: Vec::new(),
         unreadable: Vec::new(),
         page: None,
+        mac_keys,
     }
 }

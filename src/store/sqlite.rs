@@ -18,8 +18,8 @@ use self::open::Opened;
 use self::writer::{Job, Writer};
 use super::door::Rows as _;
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, ReadAsk, ReadBatch, Store,
-    StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, MacKey, Mutation, ReadAsk, ReadBatch,
+    Store, StoreError, Subject,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -68,6 +68,16 @@ enum ReaderSlot {
     Idle(Box<SqliteConnection>),
     Empty,
     Closed,
+}
+
+/// Puts another key in the place of the one by which nodes authenticate what they keep elsewhere.
+pub(super) async fn new_mac_key(path: &str, key: &MacKey) -> Result<(), StoreError> {
+    let Opened { mut writer, writing: _, reading: _, lock } = open::open(path).await?;
+    let renew = sqlx::query("UPDATE feed SET mac_key_before = mac_key, mac_key = ?1");
+    renew.bind(key.expose().to_vec()).execute(&mut writer).await.map_err(failed)?;
+    writer.close().await.map_err(failed)?;
+    drop(lock);
+    Ok(())
 }
 
 impl SqliteStore {

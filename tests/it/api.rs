@@ -157,6 +157,7 @@ impl Api {
             &prefix,
             100,
             std::time::Duration::from_millis(250),
+            None,
         );
         let feed = node.feed.clone();
         let reader = tokio::spawn(async move { feed.run().await });

@@ -78,6 +78,7 @@ impl Rig {
             &prefix,
             1_000,
             read_time_max,
+            None,
         );
         let (_, secret) = node.keyring.new_token(Environment::Live);
         let seed = Command::Seed { policy: Policy::default(), secret };

@@ -18,6 +18,7 @@ mod faults;
 mod lease;
 mod nodes;
 mod receipts;
+mod redis;
 mod revocation;
 mod store;
 mod truth;

@@ -19,6 +19,7 @@ mod faulty;
 pub(crate) mod frames;
 pub(crate) mod pki;
 pub(crate) mod postgres;
+pub(crate) mod redis;
 pub(crate) mod relay;
 mod server;
 

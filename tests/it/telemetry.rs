@@ -34,7 +34,7 @@ fn question(token: &str, scope: &str, traceparent: &str) -> tonic::Request<Autho
 }
 
 /// What curl got from the operations listener: the status and the body.
-fn operations(server: &Server, path: &str, arguments: &[&str]) -> (u16, String) {
+pub(crate) fn operations(server: &Server, path: &str, arguments: &[&str]) -> (u16, String) {
     let url = format!("http://{}/{path}", server.operations());
     let output = Command::new("curl")
         .args(["-sS", "-w", "\n%{http_code}", "--max-time", "20"])

@@ -34,7 +34,10 @@ const LAYERS: &[(Layer, &[&str])] = &[
     // `serve` knows nothing of keys: the transport only takes the peer's address from it.
     (
         Below,
-        &["bounded", "cache", "feed", "limits", "metrics", "serve", "store", "usage", "verifier"],
+        &[
+            "bounded", "cache", "feed", "filling", "limits", "metrics", "serve", "store", "usage",
+            "verifier",
+        ],
     ),
     (UseCase, &["authorizer", "keyring"]),
     (Transport, &["gateway", "grpc", "http", "proto"]),

@@ -55,6 +55,7 @@ impl Rig {
             &prefix,
             keys_max,
             READ_TIME_MAX,
+            None,
         );
         let (_, secret) = node.keyring.new_token(Environment::Live);
         let rig_seed = Command::Seed { policy: Policy::default(), secret };
@@ -295,7 +296,8 @@ async fn a_revocation_counts_at_once_while_the_first_load_goes_on() {
     let store: Arc<dyn Store> = Arc::clone(&rig.store) as Arc<dyn Store>;
     let prefix = Prefix::parse("hm").unwrap();
     let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
-    let late = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100_000, READ_TIME_MAX);
+    let late =
+        Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100_000, READ_TIME_MAX, None);
     let feed = late.feed.clone();
     let reader = tokio::spawn(async move { feed.run().await });
     late.feed.show(None).await.unwrap();
@@ -373,4 +375,35 @@ async fn a_new_policy_counts_from_the_moment_it_is_answered() {
     let update = Command::UpdateKey { id, change, expected: None };
     rig.node.keyring.mutate_as_system("test", update).await.unwrap();
     assert_eq!(rig.ask_with(&token, orders).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn all_who_wait_for_a_key_join_one_flight_that_nobody_ends_by_going_away() {
+    let rig = Rig::with_room_for(1).await;
+    let is_shared = async || {
+        let (token, before) =
+            (rig.node.keyring.new_token(Environment::Live).0, rig.node.feed.fills());
+        rig.store.hold_reads();
+        let wait = || {
+            let (filling, digest) = (rig.node.filling.clone(), token.digest());
+            tokio::spawn(async move { filling.fetch(digest).await })
+        };
+        let first = wait();
+        rig.a_held_read().await;
+        let others: Vec<_> = (0..99).map(|_| wait()).collect();
+        // They have to be waiting before it ends.
+        tokio::task::yield_now().await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        rig.store.pass_reads();
+        rig.store.let_one_go();
+        let mut answered = true;
+        for other in others {
+            answered &= other.await.unwrap().is_ok();
+        }
+        answered && rig.node.feed.fills() == before + 1
+    };
+    // A machine that stands still for too long makes them give up: then once more.
+    let try_often = async { while !is_shared().await {} };
+    tokio::time::timeout(Duration::from_secs(20), try_often).await.expect("one read for all");
 }

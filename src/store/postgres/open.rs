@@ -15,7 +15,7 @@ use super::rows::no_feed;
 use super::settings::Settings;
 use crate::key::RECORD_FORMAT;
 use crate::store::sql::Columns as _;
-use crate::store::{Schema, StoreError};
+use crate::store::{MacKey, Schema, StoreError};
 
 /// As the server counts its versions.
 const LEAST_VERSION: u32 = 12_00_00;
@@ -75,6 +75,20 @@ pub(in crate::store) async fn migrate(url: &str) -> Result<(), StoreError> {
         Ok(())
     };
     timeout(OPEN_TIME_MAX, migrating).await.unwrap_or_else(|_| Err(no_answer(&settings)))
+}
+
+/// Puts another key in the place of the one by which nodes authenticate what they keep elsewhere.
+pub(in crate::store) async fn new_mac_key(url: &str, key: &MacKey) -> Result<(), StoreError> {
+    let settings = Settings::parse(url)?;
+    let renewing = async {
+        let mut link = connect(&settings).await?;
+        check_schema(&mut link, &settings).await?;
+        let renew = sqlx::query("UPDATE feed SET mac_key_before = mac_key, mac_key = $1");
+        link.run(renew.bind(key.expose().to_vec())).await?;
+        link.close().await;
+        Ok(())
+    };
+    timeout(OPEN_TIME_MAX, renewing).await.unwrap_or_else(|_| Err(no_answer(&settings)))
 }
 
 /// Opens the database for reading alone. What a newer version added to the schema is not known here.

@@ -12,12 +12,12 @@ use sqlx::postgres::PgRow;
 
 use super::link::{Link, ReaderLink};
 use super::nodes;
-use super::rows::read_policy;
+use super::rows::{no_feed, read_policy};
 use crate::policy::Policy;
 use crate::revision::Position;
 use crate::store::reading::{self, Snapshot};
 use crate::store::sql::{Columns as _, position, select_accounts, select_keys};
-use crate::store::{ReadAsk, ReadBatch, StoreError};
+use crate::store::{MacKeys, ReadAsk, ReadBatch, StoreError};
 use crate::token::Digest;
 
 /// Brings what is asked for. A reader that gives up drops this, and the connection with it.
@@ -31,7 +31,7 @@ pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch
     }
     let mut reading = Reading {
         link: &mut link,
-        head: position(&row, 0)?,
+        head: Some((position(&row, 0)?, MacKeys::read(&row, 5)?)),
         tag: row.maybe_number(3)?.map(i64::cast_unsigned),
     };
     let mut batch = reading::read(&mut reading, ask).await?;
@@ -50,13 +50,15 @@ fn begin(ask: &ReadAsk, renews: bool) -> String {
     format!(
         "{renewal}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
          SET LOCAL idle_in_transaction_session_timeout = '15s'; \
-         SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), pg_is_in_recovery() FROM feed"
+         SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), pg_is_in_recovery(), \
+         mac_key, mac_key_before FROM feed"
     )
 }
 
 struct Reading<'a> {
     link: &'a mut Link,
-    head: Position,
+    /// Until it is asked for.
+    head: Option<(Position, MacKeys)>,
     /// The tag at the number that was asked after.
     tag: Option<u64>,
 }
@@ -65,8 +67,8 @@ struct Reading<'a> {
 impl Snapshot for Reading<'_> {
     type Row = PgRow;
 
-    async fn head(&mut self) -> Result<Position, StoreError> {
-        Ok(self.head)
+    async fn head(&mut self) -> Result<(Position, MacKeys), StoreError> {
+        self.head.take().ok_or_else(no_feed)
     }
 
     async fn tag_at(&mut self, _n: u64) -> Result<Option<u64>, StoreError> {

@@ -26,9 +26,10 @@ const WAL_BYTES_KEPT: &str = "67108864";
 const FILE_MODE: u32 = 0o600;
 
 /// The schema, step by step. A step that was released is never edited.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "init", include_str!("../migrations/sqlite/0001_init.sql")),
     (2, "audit", include_str!("../migrations/sqlite/0002_audit.sql")),
+    (3, "mac_key", include_str!("../migrations/sqlite/0003_mac_key.sql")),
 ];
 
 const SCHEMA_VERSION: &str = "SELECT CAST(max(version) AS TEXT) FROM _sqlx_migrations";

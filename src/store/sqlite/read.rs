@@ -13,7 +13,7 @@ use crate::revision::Position;
 use crate::store::reading::{self, Snapshot};
 use crate::store::row::json;
 use crate::store::sql::{position, select_accounts, select_keys};
-use crate::store::{ReadAsk, ReadBatch, StoreError};
+use crate::store::{MacKeys, ReadAsk, ReadBatch, StoreError};
 use crate::token::Digest;
 
 /// Brings what is asked for, in one transaction. After an error the connection is in an unknown state.
@@ -46,9 +46,10 @@ impl Reading<'_> {
 impl Snapshot for Reading<'_> {
     type Row = SqliteRow;
 
-    async fn head(&mut self) -> Result<Position, StoreError> {
-        let row = self.one(sqlx::query("SELECT epoch, n, tag FROM feed")).await?;
-        position(&row.ok_or_else(no_feed)?, 0)
+    async fn head(&mut self) -> Result<(Position, MacKeys), StoreError> {
+        let query = sqlx::query("SELECT epoch, n, tag, mac_key, mac_key_before FROM feed");
+        let row = self.one(query).await?.ok_or_else(no_feed)?;
+        Ok((position(&row, 0)?, MacKeys::read(&row, 3)?))
     }
 
     async fn tag_at(&mut self, n: u64) -> Result<Option<u64>, StoreError> {

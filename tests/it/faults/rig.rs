@@ -415,7 +415,7 @@ pub(super) async fn open(folder: &Folder) -> Arc<dyn Store> {
 pub(super) fn node(store: &Arc<dyn Store>, keys_max: usize) -> Node {
     let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
     let prefix = Prefix::parse("hm").unwrap();
-    Node::wire(store, clock, Arc::new(MachineEntropy), &prefix, keys_max, READ_TIME_MAX)
+    Node::wire(store, clock, Arc::new(MachineEntropy), &prefix, keys_max, READ_TIME_MAX, None)
 }
 
 async fn mutate(store: &dyn Store, command: Command) -> Option<KeyId> {

@@ -58,7 +58,7 @@ impl Desk {
         let shared: Arc<dyn Store> = Arc::clone(&store) as _;
         let prefix = Prefix::parse("hm").unwrap();
         let entropy = Arc::new(MachineEntropy);
-        let node = Node::wire(&shared, clock, entropy, &prefix, 100, READ_TIME_MAX);
+        let node = Node::wire(&shared, clock, entropy, &prefix, 100, READ_TIME_MAX, None);
         let feed = node.feed.clone();
         let reader = tokio::spawn(async move { feed.run().await });
         let (root, secret) = node.keyring.new_token(Environment::Live);

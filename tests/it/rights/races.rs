@@ -154,6 +154,7 @@ impl Rig {
             &Prefix::parse("hm").unwrap(),
             100,
             Duration::from_secs(5),
+            None,
         );
         let feed = node.feed.clone();
         let reader = tokio::spawn(async move { feed.run().await });

@@ -138,7 +138,7 @@ CREATE TABLE changes (
 -- empty store. `kept_time` is the highest time that was told and not written; `least_format` the
 -- least record format that a program must know to use this store, `least_schema` the least step of the
 -- schema; `seeded` is the guard by which the root key is made once; `mac_key` authenticates what is kept
--- in Redis. Whoever makes a change holds the lock of this row until it is committed. The row is made with
+-- in Redis, and what `mac_key_before` authenticated still counts. Whoever makes a change holds the lock of this row until it is committed. The row is made with
 -- the schema, by the program: it holds random bits, of which PostgreSQL 12 has none that are good enough.
 -- Much of its page is kept free, so that a row that changes all the time stays on it.
 CREATE TABLE feed (
@@ -149,6 +149,7 @@ CREATE TABLE feed (
     at           BIGINT  NOT NULL,
     kept_time    BIGINT  NOT NULL,
     mac_key      BYTEA   NOT NULL CHECK (length(mac_key) = 32),
+    mac_key_before BYTEA CHECK (length(mac_key_before) = 32),
     least_format BIGINT  NOT NULL,
     least_schema BIGINT  NOT NULL,
     seeded       BOOLEAN NOT NULL

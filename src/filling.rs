@@ -1,0 +1,218 @@
+//! Finding out what the cache does not hold: one flight for each digest, whoever waits for it.
+//!
+//! A flight is a task of its own, so that who gives up waiting ends nothing for the others. It asks Redis, where there
+//! is one and it could know, then the reader. Who waits has a deadline of his own, and looks the key up himself when
+//! the flight has landed: nothing is handed over but word that it is worth looking.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hashbrown::DefaultHashBuilder;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use self::admission::Admission;
+use crate::cache::redis::Redis;
+use crate::cache::{Cache, Found};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::feed::{Feed, not_ready};
+use crate::metrics::{Snapshot, Stopwatch, Value, table};
+use crate::token::Digest;
+
+mod admission;
+
+/// How many calls may wait for their keys.
+const WAITERS_MAX: usize = 16_384;
+/// How long one of them waits.
+const WAIT_MAX: Duration = Duration::from_millis(150);
+
+/// A handle on all flights; cheap to clone.
+#[derive(Clone)]
+pub struct Filling {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cache: Arc<Cache>,
+    feed: Feed,
+    redis: Option<Arc<Redis>>,
+    clock: Arc<dyn Clock>,
+    /// Where flights go on: not where calls are answered.
+    runtime: Handle,
+    started: Stopwatch,
+    flights: Mutex<Flights>,
+    waiters: Semaphore,
+    refused: Refused,
+}
+
+#[derive(Default)]
+struct Flights {
+    /// A map with a randomly keyed hasher: the bits of a digest can be ground.
+    under_way: HashMap<Digest, watch::Receiver<Landing>, DefaultHashBuilder>,
+    admission: Admission,
+}
+
+/// What became of a flight; `None` until it has landed, then why it found nothing out, if so.
+type Landing = Option<Result<(), String>>;
+
+#[derive(Default)]
+struct Refused {
+    admission: AtomicU64,
+    waiters: AtomicU64,
+}
+
+/// A flight that has begun. However it ends, nobody joins it after that.
+struct Flight {
+    shared: Arc<Shared>,
+    digest: Digest,
+    landing: watch::Sender<Landing>,
+    has_landed: bool,
+}
+
+/// What the cache says of a digest.
+#[derive(PartialEq, Eq)]
+enum Known {
+    Key,
+    /// It is nobody's, or was when this node last knew.
+    Absent,
+    /// Only the reader can tell.
+    Doubtful,
+    Nothing,
+}
+
+impl Filling {
+    /// Fills this cache by this reader, and from Redis where there is one. Flights go on in this runtime.
+    #[must_use]
+    pub fn new(
+        cache: Arc<Cache>,
+        feed: Feed,
+        redis: Option<Arc<Redis>>,
+        clock: Arc<dyn Clock>,
+        runtime: Handle,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                cache,
+                feed,
+                redis,
+                clock,
+                runtime,
+                started: Stopwatch::start(),
+                flights: Mutex::default(),
+                waiters: Semaphore::new(WAITERS_MAX),
+                refused: Refused::default(),
+            }),
+        }
+    }
+
+    /// Waits, for a moment, until it was found out what this digest is. That is in the cache then.
+    pub async fn fetch(&self, digest: Digest) -> Result<(), Error> {
+        let Ok(_place) = self.shared.waiters.try_acquire() else {
+            self.shared.refused.waiters.fetch_add(1, Ordering::Relaxed);
+            return Err(not_ready("too many calls wait for their keys"));
+        };
+        let mut landing = self.join(digest)?;
+        match tokio::time::timeout(WAIT_MAX, landing.wait_for(Option::is_some)).await {
+            Ok(Ok(landed)) => match &*landed {
+                Some(Err(why)) => Err(not_ready(why)),
+                Some(Ok(())) | None => Ok(()),
+            },
+            Ok(Err(_)) | Err(_) => Err(not_ready("the key could not be read in time")),
+        }
+    }
+
+    /// What was counted.
+    pub fn collect(&self, into: &mut Snapshot) {
+        let waiters = WAITERS_MAX - self.shared.waiters.available_permits();
+        into.add(&table::FEED_FILLING, [], Value::Count(waiters as u64));
+        let Refused { admission, waiters } = &self.shared.refused;
+        for (cause, count) in [("admission", admission), ("waiters", waiters)] {
+            let count = count.load(Ordering::Relaxed);
+            into.add(&table::FEED_FILLS_REFUSED, [cause], Value::Count(count));
+        }
+    }
+
+    /// The flight for this digest, begun now if there is none.
+    fn join(&self, digest: Digest) -> Result<watch::Receiver<Landing>, Error> {
+        let shared = &self.shared;
+        let now = shared.started.elapsed();
+        let mut flights = shared.flights();
+        let Flights { under_way, admission } = &mut *flights;
+        let free = match under_way.entry(digest) {
+            Entry::Occupied(flight) => return Ok(flight.get().clone()),
+            Entry::Vacant(free) => free,
+        };
+        if !admission.admit(now) {
+            shared.refused.admission.fetch_add(1, Ordering::Relaxed);
+            return Err(not_ready("too many keys are looked for that nobody has"));
+        }
+        let (landing, landed) = watch::channel(None);
+        free.insert(landed.clone());
+        let flight = Flight { shared: Arc::clone(shared), digest, landing, has_landed: false };
+        shared.runtime.spawn(flight.fly());
+        Ok(landed)
+    }
+}
+
+impl Shared {
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, digest: &Digest) -> Known {
+        let found = self.cache.view(self.clock.now(), |view| match view.find(digest) {
+            Found::Key(_) => Known::Key,
+            Found::Absent => Known::Absent,
+            Found::Doubtful => Known::Doubtful,
+            Found::Miss => Known::Nothing,
+        });
+        found.unwrap_or(Known::Doubtful)
+    }
+}
+
+impl Flight {
+    async fn fly(mut self) {
+        let found_out = self.find_out().await.map_err(|error| error.message);
+        self.land(Some(found_out));
+    }
+
+    async fn find_out(&self) -> Result<(), Error> {
+        let Self { shared, digest, .. } = self;
+        // Where the cache knows something that is too old or in doubt, nobody but the store can help.
+        if let Some(redis) = &shared.redis
+            && shared.known(digest) == Known::Nothing
+            && redis.fill(&shared.cache, digest).await
+        {
+            return Ok(());
+        }
+        shared.feed.fetch(*digest).await
+    }
+
+    /// Nobody joins it any more, and who waits for it goes on. Once: another may have begun since.
+    fn land(&mut self, landing: Landing) {
+        if std::mem::replace(&mut self.has_landed, true) {
+            return;
+        }
+        let is_found_out = matches!(landing, Some(Ok(())));
+        let is_nobodys = is_found_out && self.shared.known(&self.digest) == Known::Absent;
+        let mut flights = self.shared.flights();
+        flights.under_way.remove(&self.digest);
+        if !is_nobodys {
+            flights.admission.give_back();
+        }
+        drop(flights);
+        if landing.is_some() {
+            self.landing.send_replace(landing);
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.land(None);
+    }
+}
