@@ -38,7 +38,9 @@ pub use address::Address;
 /// How long an answer is waited for.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(20);
 /// How long it may take to connect, and to see that the connection is of use.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long that may take with one of several servers: then there is time for others.
+const CONNECT_TO_ONE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How many records wait to be written; who comes after is dropped.
 const QUEUE_MAX: usize = 4_096;
 /// How many are written at once.
@@ -262,7 +264,8 @@ impl Redis {
                     }
                 }
                 Ok(None) => return,
-                Err(_) => match timeout(CONNECT_TIME_MAX, sink.ping::<redis::Value>()).await {
+                Err(_) => match timeout(CONNECT_TO_ONE_TIME_MAX, sink.ping::<redis::Value>()).await
+                {
                     Ok(Ok(_)) => {}
                     Ok(Err(_)) | Err(_) => return,
                 },

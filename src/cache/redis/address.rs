@@ -13,7 +13,7 @@ use redis::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::link::Link;
-use super::{ANSWER_TIME_MAX, CONNECT_TIME_MAX};
+use super::{ANSWER_TIME_MAX, CONNECT_TO_ONE_TIME_MAX};
 
 const PORT: u16 = 6_379;
 const SENTINEL_PORT: u16 = 26_379;
@@ -216,7 +216,7 @@ impl Address {
         let infos: RedisResult<Vec<_>> =
             hosts.iter().map(|host| self.info(self.address_of(host))).collect();
         let mut builder = ClusterClientBuilder::new(infos?)
-            .connection_timeout(CONNECT_TIME_MAX)
+            .connection_timeout(CONNECT_TO_ONE_TIME_MAX)
             .response_timeout(ANSWER_TIME_MAX)
             .retries(1);
         if self.is_tls {

@@ -97,7 +97,7 @@ async fn behind_sentinel_the_new_master_is_used_after_a_failover() {
     };
     eventually(IN_TIME, "the replica follows", is_replicated).await;
 
-    let url = format!("redis+sentinel://127.0.0.1:{sentinel}/primary");
+    let url = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/primary");
     let server = forgetful(Server::build(), &url).start().await;
     uses_redis(&server).await;
     let keys = make_keys(&server, "acme", KEYS).await;

@@ -4,12 +4,9 @@ use super::*;
 use crate::support::postgres;
 
 /// A node on this database.
-fn node(url: &str, redis: &Redis, root: &Token) -> Builder {
-    let builder = Server::build();
-    std::fs::write(builder.folder().join("root-token"), root.expose()).unwrap();
-    builder
+fn node(url: &str, redis: &Redis) -> Builder {
+    Server::build()
         .store(url)
-        .environment("LATCHKEY__ROOT_TOKEN", root.expose())
         .environment("LATCHKEY__REDIS__URL", &redis.url())
         .environment("LATCHKEY__LOG__LEVEL", "debug")
 }
@@ -21,9 +18,9 @@ fn heard(server: &Server, result: &str) -> f64 {
 #[tokio::test]
 async fn a_change_on_one_node_is_read_by_another_when_it_is_told() {
     let (redis, postgres) = (Redis::start().await, postgres::shared().await);
-    let (url, root) = (postgres.url(&postgres.database().await), nobodys());
-    let one = node(&url, &redis, &root).start().await;
-    let other = node(&url, &redis, &root).start().await;
+    let url = postgres.url(&postgres.database().await);
+    let one = node(&url, &redis).start().await;
+    let other = node(&url, &redis).start().await;
     uses_redis(&one).await;
     eventually(IN_TIME, "the other listens", || {
         let listeners: Vec<(String, i64)> = redis.ask(&["PUBSUB", "NUMSUB", "latchkey:changes"]);
@@ -63,13 +60,12 @@ async fn is_allowed(server: &Server, token: &str) -> bool {
 #[tokio::test]
 async fn what_one_node_read_another_finds_in_redis_also_under_a_new_key() {
     let (redis, postgres) = (Redis::start().await, postgres::shared().await);
-    let (url, root) = (postgres.url(&postgres.database().await), nobodys());
-    let one = node(&url, &redis, &root).start().await;
+    let url = postgres.url(&postgres.database().await);
+    let one = node(&url, &redis).start().await;
     uses_redis(&one).await;
     let keys = make_keys(&one, "acme", KEYS).await;
     eventually(IN_TIME, "all are kept", || (redis.records().len() >= KEYS).then_some(())).await;
-    let other =
-        node(&url, &redis, &root).environment("LATCHKEY__CACHE__KEYS_MAX", "2").start().await;
+    let other = node(&url, &redis).environment("LATCHKEY__CACHE__KEYS_MAX", "2").start().await;
     uses_redis(&other).await;
     finds_in_redis(&other, &keys).await;
 
