@@ -265,7 +265,7 @@ async fn start() -> Dispatch {
     let url = format!("sqlite://{}/latchkey.db", folder.display());
     let store = store::open(&url).await.expect("a store");
     // What is open needs no name, and nothing is left behind.
-    let clock = machine::clock(Timestamp::EPOCH);
+    let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
     let prefix = Prefix::parse("hm").expect("a prefix");
     let span = std::time::Duration::from_secs(1);
     let node = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100, span);
@@ -291,6 +291,7 @@ async fn start() -> Dispatch {
         reflection: false,
         background: tokio::runtime::Handle::current(),
         observer: Observer::new(Arc::default(), None),
+        is_draining: Arc::default(),
     });
     dispatch
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use latchkey::proto::v1::{NodeState, Receipt};
+use latchkey::proto::v1::{CreateKeyRequest, NodeState, Receipt, RevokeKeyRequest};
 use tokio::time::timeout;
 
 use self::cluster::{BOUND, Cluster, GRACE, span};
@@ -33,6 +33,28 @@ async fn where_nobody_shares_the_store_a_change_holds_at_once() {
     assert_eq!(listed[0].name, receipt.applied_nodes[0]);
     assert_eq!((listed[0].state(), listed[0].changes_behind), (NodeState::Fresh, Some(0)));
     assert_eq!(listed[0].version, env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn a_repeat_is_about_all_that_the_first_call_did() {
+    let server = Server::start().await;
+    let root = server.root_token();
+    let maker = CreateKeyRequest {
+        scopes: vec!["latchkey:keys.write".into()],
+        grantable_scopes: vec!["memory:read".into()],
+        ..cluster::new_key()
+    };
+    let made = server.keys(&root).await.create_key(maker).await.unwrap().into_inner();
+    let (made, token) = (made.key.unwrap(), made.token);
+    cluster::key(&server, &token, "memory:read").await;
+    let request =
+        RevokeKeyRequest { revoke_created: true, ..cluster::request(&made.key_id, Duration::ZERO) };
+    let mut keys = server.keys(&root).await;
+    let first = keys.revoke_key(request.clone()).await.unwrap().into_inner();
+    let again = keys.revoke_key(request).await.unwrap().into_inner();
+    assert_eq!((first.revoked_key_ids.len(), again.revoked_key_ids.len()), (2, 0));
+    assert_ne!(first.receipt.as_ref().unwrap().revision, first.key.unwrap().revision);
+    assert_eq!(first.receipt.unwrap().revision, again.receipt.unwrap().revision);
 }
 
 #[tokio::test]

@@ -118,15 +118,19 @@ pub(super) async fn list(server: &Server, root: &str) -> Vec<Node> {
 
 /// A key of latchkey's own account with one scope: its id and its token.
 pub(super) async fn key(server: &Server, root: &str, scope: &str) -> (String, String) {
-    let request = CreateKeyRequest {
+    let request = CreateKeyRequest { scopes: vec![scope.into()], ..new_key() };
+    let made = server.keys(root).await.create_key(request).await.unwrap().into_inner();
+    (made.key.unwrap().key_id, made.token)
+}
+
+/// A key without scopes, of the same account.
+pub(super) fn new_key() -> CreateKeyRequest {
+    CreateKeyRequest {
         account_id: "latchkey".into(),
         display_name: "k".into(),
         environment: Environment::Live.into(),
-        scopes: vec![scope.into()],
         ..Default::default()
-    };
-    let made = server.keys(root).await.create_key(request).await.unwrap().into_inner();
-    (made.key.unwrap().key_id, made.token)
+    }
 }
 
 pub(super) fn request(key_id: &str, wait: Duration) -> RevokeKeyRequest {
