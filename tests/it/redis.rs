@@ -103,6 +103,35 @@ async fn finds_in_redis(server: &Server, keys: &[(String, String)]) {
     tokio::time::timeout(IN_TIME, found).await.expect("keys are found in Redis");
 }
 
+/// Asks for all keys until something is kept. A write that did not come in time is not made again, save for one who
+/// asks.
+async fn is_kept<T>(
+    server: &Server,
+    keys: &[(String, String)],
+    mut what: impl FnMut() -> Option<T>,
+) -> T {
+    let kept = async {
+        loop {
+            if let Some(kept) = what() {
+                return kept;
+            }
+            ask_all(server, keys).await;
+        }
+    };
+    tokio::time::timeout(IN_TIME, kept).await.expect("it is kept in Redis")
+}
+
+async fn all_are_kept(server: &Server, keys: &[(String, String)], redis: &Redis) {
+    is_kept(server, keys, || (redis.records().len() >= keys.len()).then_some(())).await;
+}
+
+/// The name of what is kept of a token.
+fn record_of(redis: &Redis, token: &str) -> Option<String> {
+    let digest = Token::from_text(token).unwrap().digest();
+    let hex: String = digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    redis.records().into_iter().find(|name| name.ends_with(&hex))
+}
+
 /// A well-formed token that nobody has.
 fn nobodys() -> Token {
     let prefix = Prefix::parse("hm").unwrap();
