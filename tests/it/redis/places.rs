@@ -16,12 +16,23 @@ fn acl_of_the_page() -> Vec<String> {
     line.expect("the page has the ACL").split_whitespace().map(str::to_owned).collect()
 }
 
+/// Makes the user of the page, with what the page adds for this place; its password.
+fn make_user(redis: &Redis, more: &[&str]) -> String {
+    let acl = acl_of_the_page();
+    let words: Vec<_> = acl.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    redis.ask::<()>(&words);
+    acl.iter().find_map(|word| word.strip_prefix('>')).unwrap().to_owned()
+}
+
+/// Nothing that is needed was refused.
+fn nothing_was_refused(redis: &Redis) {
+    assert_eq!(redis.ask::<Vec<redis::Value>>(&["ACL", "LOG"]), []);
+}
+
 #[tokio::test]
 async fn the_smallest_acl_is_enough() {
     let redis = Redis::start().await;
-    let acl = acl_of_the_page();
-    redis.ask::<()>(&acl.iter().map(String::as_str).collect::<Vec<_>>());
-    let password = acl.iter().find_map(|word| word.strip_prefix('>')).unwrap();
+    let password = &make_user(&redis, &[]);
     let url = format!("redis+unix://latchkey:{password}@{}", redis.socket().display());
     let server = forgetful(Server::build(), &url).start().await;
     uses_redis(&server).await;
@@ -32,8 +43,8 @@ async fn the_smallest_acl_is_enough() {
         (listeners[0].1 == 1).then_some(())
     })
     .await;
-    // Nothing was refused, and nothing more is allowed.
-    assert_eq!(redis.ask::<Vec<redis::Value>>(&["ACL", "LOG"]).len(), 0);
+    nothing_was_refused(&redis);
+    // And nothing more is allowed.
     let mut connection = redis.connect();
     command_of(&["AUTH", "latchkey", password]).exec(&mut connection).unwrap();
     for refused in [&["KEYS", "*"][..], &["GET", "other"], &["DEL", "latchkey:x"], &["FLUSHALL"]] {
@@ -97,7 +108,10 @@ async fn behind_sentinel_the_new_master_is_used_after_a_failover() {
     };
     eventually(IN_TIME, "the replica follows", is_replicated).await;
 
-    let url = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/primary");
+    let password = make_user(&one, &["+role"]);
+    make_user(&other, &["+role"]);
+    let sentinels = format!("127.0.0.1:1,127.0.0.1:{sentinel}");
+    let url = format!("redis+sentinel://latchkey:{password}@{sentinels}/primary");
     let server = forgetful(Server::build(), &url).start().await;
     uses_redis(&server).await;
     let keys = make_keys(&server, "acme", KEYS).await;
@@ -119,6 +133,7 @@ async fn behind_sentinel_the_new_master_is_used_after_a_failover() {
     finds_in_redis(&server, &keys).await;
     let (token, _) = make_key(&server, "acme").await;
     assert!(ask(&server, &token).await.allowed);
+    nothing_was_refused(&other);
 }
 
 #[tokio::test]
@@ -147,7 +162,9 @@ async fn a_cluster_is_used_as_one() {
     }
 
     // One of them tells of the others.
-    let url = format!("redis+cluster://127.0.0.1:{}", ports[0]);
+    let passwords = nodes.iter().map(|node| make_user(node, &["+cluster|slots"]));
+    let password = passwords.last().unwrap();
+    let url = format!("redis+cluster://latchkey:{password}@127.0.0.1:{}", ports[0]);
     let server = forgetful(Server::build(), &url).start().await;
     uses_redis(&server).await;
     let keys = make_keys(&server, "acme", 3 * KEYS).await;
@@ -160,6 +177,9 @@ async fn a_cluster_is_used_as_one() {
         (metric(&server, known) + metric(&server, ahead) > 0.0).then_some(())
     })
     .await;
+    for node in &nodes {
+        nothing_was_refused(node);
+    }
     drop(nodes.pop());
     ask_all(&server, &keys).await;
 }
