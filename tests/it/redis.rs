@@ -1,5 +1,6 @@
 //! Redis is a hint: what it keeps is used where it is proved, and whatever it does, decisions go on.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use latchkey::machine::MachineEntropy;
@@ -128,7 +129,10 @@ async fn all_are_kept(server: &Server, keys: &[(String, String)], redis: &Redis)
 /// The name of what is kept of a token.
 fn record_of(redis: &Redis, token: &str) -> Option<String> {
     let digest = Token::from_text(token).unwrap().digest();
-    let hex: String = digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut hex = String::new();
+    for byte in digest.as_bytes() {
+        write!(hex, "{byte:02x}").unwrap();
+    }
     redis.records().into_iter().find(|name| name.ends_with(&hex))
 }
 

@@ -162,9 +162,9 @@ async fn a_cluster_is_used_as_one() {
     }
 
     // One of them tells of the others.
-    let passwords = nodes.iter().map(|node| make_user(node, &["+cluster|slots"]));
-    let password = passwords.last().unwrap();
-    let url = format!("redis+cluster://latchkey:{password}@127.0.0.1:{}", ports[0]);
+    let make = |node: &Redis| make_user(node, &["+cluster|slots"]);
+    let passwords: Vec<_> = nodes.iter().map(make).collect();
+    let url = format!("redis+cluster://latchkey:{}@127.0.0.1:{}", passwords[0], ports[0]);
     let server = forgetful(Server::build(), &url).start().await;
     uses_redis(&server).await;
     let keys = make_keys(&server, "acme", 3 * KEYS).await;
