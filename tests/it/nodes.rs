@@ -23,6 +23,7 @@ mod crash_loop;
 mod log;
 mod maker;
 mod plot;
+mod put_back;
 mod revoke;
 mod rolling;
 mod store_down;

@@ -1,24 +1,22 @@
 //! PostgreSQL killed again and again under changes by all nodes: what was acknowledged is there, and what was not known
-//! is settled by asking again. And PostgreSQL put back in time.
+//! is settled by asking again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use latchkey::proto::v1::revoke_key_request::Target;
-use latchkey::proto::v1::{AuthorizeRequest, DecisionReason, RevokeKeyRequest};
+use latchkey::proto::v1::AuthorizeRequest;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::log::{Check, Client, Question, Said, now};
-use super::{BOUND, Operator, asked};
+use super::log::now;
+use super::{Operator, asked};
 use crate::crash::client::{Client as Changer, is_refusal};
 use crate::crash::ledger::{Key, Ledger, Operation};
 use crate::support::cluster::{Cluster, ROOT};
 use crate::support::{Dice, eventually, say};
-use crate::telemetry::metric;
 
 const NODES: usize = 3;
 const CHANGERS: usize = 6;
@@ -176,135 +174,4 @@ async fn look_at(cluster: &Cluster, ledger: &mut Ledger) -> usize {
         }
     }
     touched.len()
-}
-
-// === Back in time ===
-
-const ACCOUNT: &str = "acme";
-const OLD: usize = 0;
-const LOST: usize = 1;
-const REVOKED: usize = 2;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_notices_a_store_that_was_put_back_in_time() {
-    let cluster = Cluster::start(NODES).await;
-    let channels = cluster.channels().await;
-    let mut operator = Operator::at(&channels[0]);
-    operator.make_account(ACCOUNT).await;
-    let old = operator.make_key(ACCOUNT, "memory:read").await;
-    let revoked = operator.make_key(ACCOUNT, "memory:read").await;
-    cluster.postgres.stop().await;
-    cluster.postgres.copy_files();
-    cluster.postgres.start_again().await;
-    while operator.try_account("after-the-copy").await.is_err() {
-        tokio::time::sleep(PAUSE).await;
-    }
-    let lost = operator.make_key(ACCOUNT, "memory:read").await;
-    let target = Some(Target::KeyId(revoked.id));
-    let revoke = RevokeKeyRequest { target, ..Default::default() };
-    operator.keys.revoke_key(revoke).await.unwrap();
-    let questions = [old.token, lost.token, revoked.token]
-        .map(|token| Question { token: token.into(), scope: "memory:read".into() });
-    let all_say = async |wanted: [Said; 3]| {
-        for (node, channel) in channels.iter().enumerate() {
-            let mut client = Client::of(node, channel);
-            for (number, question) in questions.iter().enumerate() {
-                while client.ask(number, question).await.said != wanted[number] {
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-    };
-    let is_revoked = Said::Denied(DecisionReason::KeyRevoked);
-    all_say([Said::Allowed, Said::Allowed, is_revoked]).await;
-
-    // The last node sleeps until the store has given out again all numbers that it knows.
-    let sleeper = NODES - 1;
-    cluster.nodes[sleeper].pause().await;
-    let asking: Vec<_> = channels
-        .iter()
-        .enumerate()
-        .map(|(node, channel)| Asking::begin(Client::of(node, channel), questions.clone()))
-        .collect();
-    cluster.postgres.stop().await;
-    cluster.postgres.put_files_back();
-    cluster.postgres.start_again().await;
-    let back = now();
-    let mut fenced = vec![back; NODES];
-    for node in 0..sleeper {
-        fenced[node] = has_fenced(&cluster, node).await;
-    }
-    let mut made = 0;
-    while made < 10 {
-        made += usize::from(operator.try_account(&format!("again-{made}")).await.is_ok());
-        tokio::time::sleep(PAUSE).await;
-    }
-    // Longer than it may go on by what it read before.
-    tokio::time::sleep_until((back + BOUND + BOUND / 4).into()).await;
-    let awake = now();
-    cluster.nodes[sleeper].resume();
-    fenced[sleeper] = has_fenced(&cluster, sleeper).await;
-    let unknown = Said::Denied(DecisionReason::UnknownKey);
-    // Its revocation is lost with the commits after the copy: what nobody can know of.
-    all_say([Said::Allowed, unknown, Said::Allowed]).await;
-
-    let checks: Vec<Check> = join_all(asking.into_iter().map(Asking::end)).await.concat();
-    for (node, fenced) in fenced.iter().enumerate() {
-        let began = if node == sleeper { awake } else { back };
-        let took = *fenced - began;
-        say(format_args!("SUMMARY node {node} noticed it after {took:?}"));
-        assert!(took <= Duration::from_millis(asked("BACK_MS", 10_000)), "node {node}: {took:?}");
-        let of_node = || checks.iter().filter(|check| check.node == node);
-        for check in of_node().filter(|check| check.sent > *fenced) {
-            let by_what_it_held = match check.question {
-                LOST => check.said.is_allow(),
-                REVOKED => check.said == is_revoked,
-                _ => false,
-            };
-            assert!(!by_what_it_held, "{check:?} after the fence at {fenced:?}");
-        }
-        let mut unmarked = of_node().filter(|it| it.sent > back + BOUND && it.question == LOST);
-        assert!(
-            !unmarked.any(|check| check.said == Said::Allowed),
-            "node {node} allowed it as fresh"
-        );
-        assert_eq!(metric(&cluster.nodes[node], "latchkey_feed_fences_total"), 1.0, "node {node}");
-        assert!(of_node().any(|it| it.question == OLD && it.said == Said::Allowed), "node {node}");
-    }
-}
-
-/// When it was seen that the node has noticed.
-async fn has_fenced(cluster: &Cluster, node: usize) -> Instant {
-    let fences = || metric(&cluster.nodes[node], "latchkey_feed_fences_total");
-    eventually(IN_TIME, "the node notices", || (fences() > 0.0).then_some(())).await;
-    now()
-}
-
-/// One node asked for some keys in turn, until it is ended.
-struct Asking {
-    is_over: Arc<AtomicBool>,
-    asking: tokio::task::JoinHandle<Vec<Check>>,
-}
-
-impl Asking {
-    fn begin(mut client: Client, questions: [Question; 3]) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&is_over);
-        let asking = tokio::spawn(async move {
-            let mut checks = Vec::new();
-            while !told.load(Ordering::Relaxed) {
-                for (number, question) in questions.iter().enumerate() {
-                    checks.push(client.ask(number, question).await);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            checks
-        });
-        Self { is_over, asking }
-    }
-
-    async fn end(self) -> Vec<Check> {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.asking.await.unwrap()
-    }
 }

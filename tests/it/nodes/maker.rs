@@ -17,7 +17,6 @@ use crate::support::Dice;
 /// A key that somebody asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Wish {
-    pub(super) node: usize,
     name: String,
     request_id: String,
     pub(super) sent: Instant,
@@ -55,7 +54,7 @@ impl Makers {
                     let request_id = request_id(&mut dice);
                     let sent = now();
                     let told = operator.wish(account, &name, &request_id).await;
-                    wishes.push(Wish { node, name, request_id, sent, answered: now(), told });
+                    wishes.push(Wish { name, request_id, sent, answered: now(), told });
                     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
                 }
                 wishes

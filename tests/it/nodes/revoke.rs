@@ -32,21 +32,48 @@ const ASKED_FOR: Duration = Duration::from_secs(3);
 /// Between an answer and the next question.
 const PAUSE: Duration = Duration::from_micros(500);
 
+/// What there is between the nodes, beside the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Redis,
+    NoRedisAnyMore,
+    ARedisThatStandsStill,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_was_told_counts_on_all_within_the_bound() {
-    let cluster = Cluster::start(NODES).await;
+    demand_in_time(Between::Redis, asked("P99_MS", 1_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_counts_within_the_bound_after_redis_was_killed() {
+    demand_in_time(Between::NoRedisAnyMore, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_counts_within_the_bound_while_redis_stands_still() {
+    demand_in_time(Between::ARedisThatStandsStill, 1_000).await;
+}
+
+async fn demand_in_time(between: Between, p99_millis: u64) {
+    let mut cluster = Cluster::start_with_redis(NODES).await;
     let stage = Stage::set(&cluster).await;
+    let redis = cluster.redis.as_mut().unwrap();
+    match between {
+        Between::Redis => {}
+        Between::NoRedisAnyMore => redis.kill(),
+        Between::ARedisThatStandsStill => redis.pause(),
+    }
     let (made, checks) = stage.run(asked("CHECKS", 200).try_into().unwrap()).await;
     let verdict = Verdict::of(&made, &checks, NODES, stage.moment);
-    say(format_args!("SUMMARY {} changes\n{}", made.len(), verdict.summary()));
-    plot::write_if_asked(&verdict.all());
-    assert!(verdict.by_the_answering.is_empty(), "{:?}", verdict.by_the_answering);
-    assert!(verdict.after_a_denial.is_empty(), "{:?}", verdict.after_a_denial);
-    assert!(verdict.wrongly_denied.is_empty(), "{:?}", verdict.wrongly_denied);
+    say(format_args!("SUMMARY {between:?}, {} changes\n{}", made.len(), verdict.summary()));
+    if between == Between::Redis {
+        plot::write_if_asked(&verdict.all());
+    }
+    verdict.demand_nothing_wrong();
     let all = verdict.all();
     assert!(quantile(&all, 1_000) <= BOUND, "{:?}", verdict.spread);
-    let p99 = Duration::from_millis(asked("P99_MS", 1_000));
-    assert!(quantile(&all, 990) <= p99, "{:?}", verdict.spread);
+    assert!(quantile(&all, 990) <= Duration::from_millis(p99_millis), "{:?}", verdict.spread);
 }
 
 /// Nodes with keys that all of them have at hand.
@@ -119,9 +146,9 @@ impl Stage {
         let load = Load::begin(&self.channels, &self.questions, checks_per_second);
         let changes =
             stream::iter(self.cases.iter()).map(|(number, way)| self.change(*number, *way));
-        let changed: Vec<_> = changes.buffer_unordered(AT_ONCE).collect().await;
+        let done: Vec<_> = changes.buffer_unordered(AT_ONCE).collect().await;
         let mut checks = load.end().await;
-        let (made, probed): (Vec<_>, Vec<_>) = changed.into_iter().unzip();
+        let (made, probed): (Vec<_>, Vec<_>) = done.into_iter().unzip();
         checks.extend(probed.into_iter().flatten());
         (made, checks)
     }

@@ -22,7 +22,7 @@ use crate::support::{Echo, eventually, say};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 6;
-const IN_TIME: Duration = Duration::from_secs(60);
+const IN_TIME: Duration = Duration::from_mins(1);
 /// Between an answer and the next request of a client.
 const PAUSE: Duration = Duration::from_millis(5);
 

@@ -210,8 +210,7 @@ impl Judged {
         let is_right = match (kind, check.said) {
             (Kind::Revoked, Said::Denied(DecisionReason::KeyRevoked))
             | (Kind::Expired, Said::Denied(DecisionReason::KeyExpired)) => true,
-            (Kind::Standard, Said::Allowed)
-            | (Kind::Strict, Said::Allowed)
+            (Kind::Standard | Kind::Strict, Said::Allowed)
             | (Kind::Unknown, Said::Denied(DecisionReason::UnknownKey)) => !must(BOUND),
             (Kind::Standard, Said::Stale) => {
                 self.stale += 1;

@@ -29,7 +29,8 @@ pub(super) struct Verdict {
     pub(super) wrongly_denied: Vec<Check>,
     /// Not answered, by how.
     pub(super) unanswered: BTreeMap<String, usize>,
-    pub(super) checks: usize,
+    /// How long all answers took, in order.
+    pub(super) took: Vec<Duration>,
 }
 
 impl Verdict {
@@ -38,7 +39,9 @@ impl Verdict {
         for check in checks {
             of_question.entry(check.question).or_default().push(check);
         }
-        let mut verdict = Self { checks: checks.len(), ..Self::default() };
+        let mut verdict = Self::default();
+        verdict.took = checks.iter().map(|check| check.answered - check.sent).collect();
+        verdict.took.sort_unstable();
         for check in checks {
             if let Said::Failed(_) | Said::Nothing = check.said {
                 *verdict.unanswered.entry(format!("{:?}", check.said)).or_default() += 1;
@@ -88,6 +91,17 @@ impl Verdict {
         all
     }
 
+    /// Whatever else may be: slow answers are the machine's fault, these are not.
+    pub(super) fn demand_nothing_wrong(&self) {
+        let Self { by_the_answering, after_a_denial, contradicted, wrongly_denied, .. } = self;
+        assert!(by_the_answering.is_empty(), "{by_the_answering:?}");
+        assert!(after_a_denial.is_empty(), "{after_a_denial:?}");
+        assert!(contradicted.is_empty(), "{contradicted:?}");
+        assert!(wrongly_denied.is_empty(), "{wrongly_denied:?}");
+        let failed = self.unanswered.keys().any(|how| how.starts_with("Failed"));
+        assert!(!failed, "{:?}", self.unanswered);
+    }
+
     /// For whoever runs it.
     pub(super) fn summary(&self) -> String {
         let ways = self.spread.iter().map(|(way, spread)| {
@@ -97,10 +111,10 @@ impl Verdict {
         });
         let mut lines: Vec<_> = ways.collect();
         lines.push(format!("  {:8} {}", "all", quantiles(&self.all())));
+        lines.push(format!("  {:8} {}", "checks", quantiles(&self.took)));
         lines.push(format!(
-            "  {} checks, {:?} not answered; allowed after the answer by the node that gave it: {}; after a denial: {}; \
+            "  not answered: {:?}; allowed after the answer by the node that gave it: {}; after a denial: {}; \
              against a receipt: {}; wrongly denied: {}",
-            self.checks,
             self.unanswered,
             self.by_the_answering.len(),
             self.after_a_denial.len(),

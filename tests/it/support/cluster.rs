@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use tonic::transport::Channel;
 
 use super::postgres::Postgres;
+use super::redis::Redis;
 use super::relay::Relay;
 use super::server::{Builder, Server};
 
@@ -18,15 +19,25 @@ pub(crate) struct Cluster {
     /// They go before what they share.
     pub(crate) nodes: Vec<Server>,
     pub(crate) postgres: Postgres,
+    pub(crate) redis: Option<Redis>,
     database: String,
 }
 
 impl Cluster {
     /// So many, started at once on an empty database of a server of their own.
     pub(crate) async fn start(nodes: usize) -> Self {
+        Self::start_on(nodes, None).await
+    }
+
+    /// The same with a Redis of their own between them.
+    pub(crate) async fn start_with_redis(nodes: usize) -> Self {
+        Self::start_on(nodes, Some(Redis::start().await)).await
+    }
+
+    async fn start_on(nodes: usize, redis: Option<Redis>) -> Self {
         let postgres = Postgres::start(&[]).await;
         let database = postgres.database().await;
-        let mut cluster = Self { nodes: Vec::new(), postgres, database };
+        let mut cluster = Self { nodes: Vec::new(), postgres, redis, database };
         cluster.nodes = join_all((0..nodes).map(|_| cluster.node(Server::build()).start())).await;
         cluster
     }
@@ -34,6 +45,8 @@ impl Cluster {
     /// One more, or one again.
     pub(crate) fn node(&self, builder: Builder) -> Builder {
         let url = self.postgres.url(&self.database);
+        let redis = self.redis.as_ref().map(|redis| ("LATCHKEY__REDIS__URL".into(), redis.url()));
+        let builder = builder.environments(redis.into_iter().collect());
         builder.store(&url).environment("LATCHKEY__ROOT_TOKEN", ROOT)
     }
 
@@ -42,11 +55,6 @@ impl Cluster {
         let url = relay.url(&self.postgres, &self.database);
         let slow = Server::build().environment("LATCHKEY__STORE__READ_TIMEOUT_MS", "2000");
         self.nodes.push(self.node(slow).store(&url).start().await);
-    }
-
-    /// The database that they share.
-    pub(crate) fn database(&self) -> &str {
-        &self.database
     }
 
     /// Starts one again that has ended, where it was.

@@ -17,7 +17,7 @@ pub(crate) struct Frozen(Vec<i32>);
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        self.0.iter().for_each(|process| send(*process, Signal::CONT));
+        send_all(&self.0, Signal::CONT);
     }
 }
 
@@ -34,7 +34,7 @@ impl Postgres {
     /// Kills all of its processes at once.
     pub(crate) async fn kill(&self) {
         let processes = self.hold();
-        processes.iter().for_each(|process| send(*process, Signal::KILL));
+        send_all(&processes, Signal::KILL);
         let none_is = || processes.iter().all(|process| state(*process) == 'Z').then_some(());
         eventually(IN_TIME, "PostgreSQL is gone", none_is).await;
     }
@@ -81,13 +81,19 @@ impl Postgres {
         let children = std::fs::read_to_string(children).unwrap();
         let children = children.split_whitespace().map(|child| child.parse().unwrap());
         let processes: Vec<_> = children.chain([postmaster]).collect();
-        processes.iter().for_each(|process| send(*process, Signal::STOP));
+        send_all(&processes, Signal::STOP);
         processes
     }
 
     fn postmaster(&self) -> i32 {
         let file = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid")).unwrap();
         file.lines().next().unwrap().trim().parse().unwrap()
+    }
+}
+
+fn send_all(processes: &[i32], signal: Signal) {
+    for process in processes {
+        send(*process, signal);
     }
 }
 
