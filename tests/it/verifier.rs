@@ -57,7 +57,7 @@ async fn what_was_changed_is_looked_at_and_agrees() {
         // Each of five changes of keys is looked at twice soon.
         let agree = || (looks(&server, "agree") >= 10.0).then_some(());
         eventually(IN_TIME, "it was looked at", agree).await;
-        assert_eq!(looks(&server, "violation"), 0.0);
+        assert!(looks(&server, "violation") < 1.0);
     }
 }
 

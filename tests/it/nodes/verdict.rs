@@ -39,8 +39,8 @@ impl Verdict {
         for check in checks {
             of_question.entry(check.question).or_default().push(check);
         }
-        let mut verdict = Self::default();
-        verdict.took = checks.iter().map(|check| check.answered - check.sent).collect();
+        let took = checks.iter().map(|check| check.answered - check.sent).collect();
+        let mut verdict = Self { took, ..Self::default() };
         verdict.took.sort_unstable();
         for check in checks {
             if let Said::Failed(_) | Said::Nothing = check.said {
