@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use hashbrown::DefaultHashBuilder;
 use indexmap::{IndexMap, IndexSet};
@@ -309,6 +310,7 @@ impl Cache {
         ReadAsk {
             node: None,
             must_renew: false,
+            time_max: Duration::ZERO,
             after: state.known.as_ref().map(|known| known.applied),
             wanted,
             page: page.map(|after| PageAsk { after, keys_max: (PAGE_KEYS_MAX >> halvings).max(1) }),
@@ -327,6 +329,7 @@ impl Cache {
     ) -> Result<(), Fence> {
         // Worked out before the lock is taken: a large policy takes its time.
         let catalogue = batch.policy.take().map(apply::compile);
+        let brings_policy = catalogue.is_some();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let is_behind = batch.is_behind;
         let applied = match (state.known.as_mut(), catalogue.transpose()) {
@@ -336,6 +339,13 @@ impl Cache {
             }
             (Some(known), Ok(catalogue)) => known.advance(batch, catalogue, self.keys_max),
         };
+        if is_behind
+            && brings_policy
+            && let Some(known) = state.known.as_mut()
+        {
+            // It is of a later time than what was applied: by it, old records could be judged less strictly.
+            known.lease = if known.lease == Lease::Held { Lease::Held } else { Lease::NONE };
+        }
         // There are changes that a read which is behind saw and did not bring: nothing is fresh by it.
         if let (false, Some(lease)) = (is_behind, lease) {
             // The read that was just applied is number `sent`; it settles what was doubted before it.
@@ -346,10 +356,11 @@ impl Cache {
             }
         }
         let shown = applied.and_then(|()| state.check_own(own, is_behind));
-        if shown.is_err() {
-            let known = state.known.take();
-            state.evicted += known.map_or(0, |known| known.evicted);
-        }
+        let dropped = if shown.is_err() { state.known.take() } else { None };
+        state.evicted += dropped.as_ref().map_or(0, |known| known.evicted);
+        // Letting go of millions of keys takes its time.
+        drop(state);
+        drop(dropped);
         shown
     }
 }

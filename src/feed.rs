@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::cache::redis::Redis;
 use crate::cache::{Cache, Doubt, Fence, Hint, Standing};
@@ -31,6 +32,10 @@ const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(10);
 const GATHERED_MAX: usize = 256;
 /// How often what a read asks for is halved when the store is too slow for it.
 const HALVINGS_MAX: u32 = 8;
+/// How long the connection of the reader may take to be opened.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// After how many reads in a row that were fast enough they ask for more again.
+const GOOD_READS: u32 = 16;
 /// How many reads may be given up without a pause before the next.
 const READS_AT_ONCE: u32 = 3;
 /// How long a request waits for its key to be read.
@@ -45,7 +50,7 @@ const PAUSE_AFTER_FENCE: Duration = Duration::from_millis(500);
 
 mod pace;
 
-use pace::{POLL_EVERY, Pace};
+use pace::{PAUSE_MAX, Pace};
 
 /// A handle on the one reader of this process; cheap to clone.
 #[derive(Clone)]
@@ -63,6 +68,8 @@ struct SharedFeed {
     waiting: Mutex<Waiting>,
     /// How often what a read asks for is halved at present.
     halvings: AtomicU32,
+    /// How many reads in a row were fast enough since it was changed.
+    good_reads: AtomicU32,
     somebody_waits: Notify,
     pushed: Notify,
     /// Who keeps what reads show for others.
@@ -153,6 +160,7 @@ impl Feed {
                 read_time_max,
                 waiting: Mutex::default(),
                 halvings: AtomicU32::new(0),
+                good_reads: AtomicU32::new(0),
                 somebody_waits: Notify::new(),
                 pushed: Notify::new(),
                 redis: OnceLock::new(),
@@ -172,7 +180,7 @@ impl Feed {
         let (answer, shown) = oneshot::channel();
         self.shared.waiting().shows.push(Show { position, answer });
         self.shared.somebody_waits.notify_one();
-        match tokio::time::timeout(SHOW_TIME_MAX, shown).await {
+        match timeout(SHOW_TIME_MAX, shown).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Error::new(
                 Reason::OutcomeUnknown,
@@ -199,7 +207,7 @@ impl Feed {
             fetched
         };
         self.shared.somebody_waits.notify_one();
-        match tokio::time::timeout(FETCH_TIME_MAX, fetched).await {
+        match timeout(FETCH_TIME_MAX, fetched).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(not_ready("the key could not be read in time")),
         }
@@ -211,7 +219,7 @@ impl Feed {
         if self.is_failing() {
             return;
         }
-        let _ = tokio::time::timeout(at_most, self.show(None)).await;
+        let _ = timeout(at_most, self.show(None)).await;
     }
 
     /// Nothing of these subjects is used until it was read again.
@@ -322,22 +330,29 @@ impl SharedFeed {
     }
 
     /// What the next read has to ask, and by what the node goes on if it renews the lease.
-    fn ask(&self, wanted: Vec<Digest>, halvings: u32) -> (ReadAsk, Lease) {
+    fn ask(&self, wanted: Vec<Digest>, halvings: u32, must_renew: bool) -> (ReadAsk, Lease) {
         let mut ask = self.cache.begin_read(wanted, halvings);
+        let is_first = ask.after.is_none();
+        ask.time_max = if is_first { FIRST_READ_TIME_MAX } else { self.read_time_max };
         ask.page = ask.page.filter(|_| ask.after.is_none() || self.may_load());
         if !self.store.is_shared() {
             return (ask, Lease::Held);
         }
-        let standing = self.cache.standing();
-        let row = self.row(standing);
+        let row = self.row(self.cache.standing());
         let bounds = row.bounds;
-        // Before the row is sent: what is committed after this instant the read may miss.
-        let from = self.clock.now();
-        let is_due = |it: Standing| it.lease.is_due(it.bounds, from, POLL_EVERY);
-        ask.must_renew =
-            self.must_renew.swap(false, Ordering::Relaxed) || standing.is_none_or(is_due);
+        ask.must_renew = must_renew;
         ask.node = Some(row);
-        (ask, Lease::Since { from, bounds })
+        // Before the row is sent: what is committed after this instant the read may miss.
+        (ask, Lease::Since { from: self.clock.now(), bounds })
+    }
+
+    /// Whether the next read has to renew the lease.
+    fn must_renew(&self) -> bool {
+        let now = self.clock.now();
+        let is_due = |it: Standing| it.lease.is_due(it.bounds, now, PAUSE_MAX);
+        self.store.is_shared()
+            && (self.must_renew.swap(false, Ordering::Relaxed)
+                || self.cache.standing().is_none_or(is_due))
     }
 
     /// What this node says of itself.
@@ -367,13 +382,17 @@ impl SharedFeed {
 
     /// One read, for all who wait when it is sent. The error says how long to pause.
     async fn read_once(&self) -> Result<(), Duration> {
-        let gathered = self.gather();
         self.progress().trying.get_or_insert_with(Stopwatch::start);
+        self.connect().await?;
         let halvings = self.halvings.load(Ordering::Relaxed);
+        let must_renew = self.must_renew();
+        // What made a read too slow must not cost the lease: it is renewed by one that brings changes alone.
+        let is_bare = must_renew && halvings > 0;
+        let gathered = self.gather(if is_bare { 0 } else { GATHERED_MAX >> halvings });
         let wanted = gathered.wanted.keys().copied().collect();
-        let (ask, lease) = self.ask(wanted, halvings);
-        let time_max = if ask.after.is_some() { self.read_time_max } else { FIRST_READ_TIME_MAX };
-        let read = tokio::time::timeout(time_max, self.store.read(&ask)).await;
+        let (mut ask, lease) = self.ask(wanted, halvings, must_renew);
+        ask.page = ask.page.filter(|_| !is_bare);
+        let read = timeout(ask.time_max, self.store.read(&ask)).await;
         let batch = match read {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) => {
@@ -385,10 +404,10 @@ impl SharedFeed {
             Err(_) => {
                 self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
                 self.put_back(gathered);
-                return Err(self.give_up(time_max, halvings));
+                return Err(self.give_up(ask.time_max, halvings));
             }
         };
-        self.halvings.store(halvings.saturating_sub(1), Ordering::Relaxed);
+        self.ask_for_more(halvings, is_bare);
         if self.is_failing.swap(false, Ordering::Relaxed) {
             tracing::info!("the store is read again");
         }
@@ -426,8 +445,32 @@ impl SharedFeed {
         Ok(())
     }
 
+    /// Opens what a read needs: the time for that is not the read's.
+    async fn connect(&self) -> Result<(), Duration> {
+        let why: &dyn fmt::Display = match timeout(CONNECT_TIME_MAX, self.store.connect()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => &error.to_string(),
+            Err(_) => &"no connection in time",
+        };
+        self.report_failure(why);
+        Err(PAUSE)
+    }
+
+    /// After many reads that were fast enough, they ask for twice as much.
+    fn ask_for_more(&self, halvings: u32, is_bare: bool) {
+        if halvings == 0 || is_bare {
+            return;
+        }
+        let good = self.good_reads.fetch_add(1, Ordering::Relaxed) + 1;
+        if good >= GOOD_READS {
+            self.good_reads.store(0, Ordering::Relaxed);
+            self.halvings.store(halvings - 1, Ordering::Relaxed);
+        }
+    }
+
     fn give_up(&self, time_max: Duration, halvings: u32) -> Duration {
         self.reads_given_up.fetch_add(1, Ordering::Relaxed);
+        self.good_reads.store(0, Ordering::Relaxed);
         self.halvings.store((halvings + 1).min(HALVINGS_MAX), Ordering::Relaxed);
         self.report_failure(&format_args!("it took longer than {time_max:?} and was given up"));
         // What was given up may go on in the store for a while.
@@ -460,7 +503,8 @@ impl SharedFeed {
         PAUSE_AFTER_FENCE + self.apart()
     }
 
-    fn gather(&self) -> Gathered {
+    /// All who wait to be shown something, and at most so many keys that somebody waits for.
+    fn gather(&self, most: usize) -> Gathered {
         let mut waiting = self.waiting();
         let shows = std::mem::take(&mut waiting.shows);
         // Who gave up waiting needs no read.
@@ -468,8 +512,7 @@ impl SharedFeed {
             waiters.retain(|waiter| !waiter.is_closed());
             !waiters.is_empty()
         });
-        let gathered_max = (GATHERED_MAX >> self.halvings.load(Ordering::Relaxed)).max(1);
-        let first: HashSet<_> = waiting.wanted.keys().copied().take(gathered_max).collect();
+        let first: HashSet<_> = waiting.wanted.keys().copied().take(most).collect();
         let wanted = waiting.wanted.extract_if(|digest, _| first.contains(digest)).collect();
         Gathered { shows, wanted }
     }

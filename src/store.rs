@@ -46,7 +46,7 @@ pub use observed::Observed;
 
 mod nodes;
 
-pub use nodes::{NodeRow, NodeState, Nodes};
+pub use nodes::{NodeQuery, NodeRow, NodeState, Nodes};
 
 mod read;
 
@@ -104,6 +104,11 @@ pub trait Store: Send + Sync {
         Ok(None)
     }
 
+    /// Opens what the next read needs, where nothing is open: that may take longer than a read.
+    async fn connect(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Whether other processes may change it as well: then it has to be polled, and what was read of it holds for a
     /// time only.
     fn is_shared(&self) -> bool {
@@ -111,7 +116,7 @@ pub trait Store: Send + Sync {
     }
 
     /// The nodes that share it, this one included; `None` when it cannot be shared.
-    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
+    async fn nodes(&self, _query: NodeQuery) -> Result<Option<Nodes>, StoreError> {
         Ok(None)
     }
 

@@ -84,7 +84,9 @@ impl Verifier {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let Some(standing) = self.cache.standing() else { continue };
-            let from = *after.get_or_insert(standing.applied.n);
+            // After the store went back in time its numbers begin anew.
+            let from = after.map_or(standing.applied.n, |n| n.min(standing.applied.n));
+            after = Some(from);
             // A number that the store gave out twice is the reader's to notice.
             let Ok(changed) = self.store.changed(from, SAMPLE_MAX).await else { continue };
             after = changed.first().map_or(after, |(n, _)| Some(*n));

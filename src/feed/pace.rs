@@ -7,7 +7,9 @@ use tokio::time::{Sleep, sleep};
 use crate::metrics::Stopwatch;
 
 /// How often it is read, give or take a quarter.
-pub(super) const POLL_EVERY: Duration = Duration::from_millis(100);
+const POLL_EVERY: Duration = Duration::from_millis(100);
+/// The longest pause that comes of it.
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(125);
 /// How many reads come in a bound at least: one that fails leaves time for another.
 const READS_PER_BOUND: u32 = 4;
 /// How far apart reads are that others ask for.
@@ -17,13 +19,14 @@ const PUSHES_APART: Duration = Duration::from_millis(20);
 pub(super) struct Pace {
     /// By what its pauses differ from those of others.
     draws: u64,
-    /// Since when others asked for a read last.
-    pushed: Option<Stopwatch>,
+    /// Since some start, and when the last read goes that others asked for.
+    started: Stopwatch,
+    pushed: Duration,
 }
 
 impl Pace {
-    pub(super) const fn new(seed: u64) -> Self {
-        Self { draws: seed, pushed: None }
+    pub(super) fn new(seed: u64) -> Self {
+        Self { draws: seed, started: Stopwatch::start(), pushed: Duration::ZERO }
     }
 
     /// The pause after a read, so that there are several within `bound`; for ever where nobody else changes the store.
@@ -35,9 +38,12 @@ impl Pace {
 
     /// Others ask for a read: the pause until then.
     pub(super) fn pushed(&mut self) -> Sleep {
-        let since = self.pushed.map_or(PUSHES_APART, |pushed| pushed.elapsed());
-        self.pushed = Some(Stopwatch::start());
-        sleep(PUSHES_APART.saturating_sub(since))
+        let now = self.started.elapsed();
+        // One that is still to come is for this push as well.
+        if self.pushed <= now {
+            self.pushed = now.max(self.pushed + PUSHES_APART);
+        }
+        sleep(self.pushed.saturating_sub(now))
     }
 
     /// A number below 256, by Knuth's multiplicative generator.

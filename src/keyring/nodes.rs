@@ -12,9 +12,9 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::key::KeyRecord;
 use crate::lease::Bounds;
-use crate::policy::Catalogue;
+use crate::policy::{Catalogue, Policy};
 use crate::revision::Position;
-use crate::store::{NodeState, Nodes, StoreError};
+use crate::store::{NodeQuery, NodeState, Nodes, StoreError};
 
 /// How long the store may take to say what nodes there are. The change is made: it must not seem otherwise for long.
 const ASK_TIME_MAX: Duration = Duration::from_secs(1);
@@ -68,19 +68,20 @@ impl Keyring {
         operator: &Operator<ReadNodes>,
     ) -> Result<Vec<ListedNode>, Error> {
         operator.check_reserved()?;
-        let Nodes { now, head, nodes } = self.nodes().await?;
+        let Nodes { now, head, nodes, policy: _ } = self.nodes(NodeQuery::default()).await?;
         Ok(nodes.into_iter().map(|node| listed(node, now, head)).collect())
     }
 
     /// The nodes that share the store; where none can, this one.
-    async fn nodes(&self) -> Result<Nodes, StoreError> {
-        if let Some(nodes) = self.store.nodes().await? {
+    async fn nodes(&self, query: NodeQuery) -> Result<Nodes, StoreError> {
+        if let Some(nodes) = self.store.nodes(query).await? {
             return Ok(nodes);
         }
         let (now, row) = (self.clock.now(), self.feed.row());
         let head = row.applied.unwrap_or(Position { epoch: 0, n: 0, tag: 0 });
         let is_held = row.applied.is_some();
-        Ok(Nodes { now, head, nodes: vec![NodeState { row, renewed: now, is_held }] })
+        let nodes = vec![NodeState { row, renewed: now, is_held }];
+        Ok(Nodes { now, head, nodes, policy: None })
     }
 
     /// Where a change holds that this node shows. It was made, so this never fails.
@@ -109,10 +110,11 @@ impl Keyring {
         let _ = timeout(patience.wait, wait).await;
         receipt
     }
+}
 
-    /// By what the time is reckoned until a change holds everywhere.
-    async fn terms(&self, made: &Made) -> Result<Terms, StoreError> {
-        let (policy, revision) = self.store.policy().await?;
+impl Terms {
+    /// By what the time is reckoned until a change holds everywhere, under this policy.
+    fn of(made: &Made, policy: Policy, revision: Position) -> Self {
         let bounds = Bounds::of(&policy);
         let is_strict = !made.ended.is_empty()
             && Catalogue::compile(policy, "").is_ok_and(|catalogue| {
@@ -122,7 +124,7 @@ impl Keyring {
         // Whoever has an earlier policy, or an earlier record, may find that the key can do more.
         let records = made.ended.iter().map(|key| key.revision);
         let strict_since = is_strict.then(|| records.chain([revision]).collect());
-        Ok(Terms { bounds, strict_since })
+        Self { bounds, strict_since }
     }
 }
 
@@ -145,11 +147,13 @@ impl Asking<'_> {
     }
 
     async fn ask_patiently(&mut self) -> Result<Receipt, StoreError> {
-        let nodes = self.keyring.nodes().await?;
-        let tally = Tally::new(self.shown, &nodes);
-        if self.terms.is_none() && !tally.is_everywhere() {
-            self.terms = Some(self.keyring.terms(self.made).await?);
+        // An answer that does not show the change is of the past, and may lack a node.
+        let query = NodeQuery { shown: Some(self.shown.change), with_policy: self.terms.is_none() };
+        let mut nodes = self.keyring.nodes(query).await?;
+        if let Some((policy, revision)) = nodes.policy.take() {
+            self.terms = Some(Terms::of(self.made, policy, revision));
         }
+        let tally = Tally::new(self.shown, &nodes);
         let receipt = tally.receipt(self.terms.as_ref().unwrap_or(&Terms::LONGEST), self.reckoned);
         self.reckoned = Some(receipt.effective_time);
         Ok(receipt)

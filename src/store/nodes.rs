@@ -2,6 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::lease::Bounds;
+use crate::policy::Policy;
 use crate::revision::Position;
 
 /// What a node says of itself whenever it renews its lease.
@@ -32,8 +33,17 @@ pub struct NodeState {
     pub is_held: bool,
 }
 
+/// Which nodes are asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeQuery {
+    /// A change that the store must show, or the answer would be of the past: of a server that is no longer the primary.
+    pub shown: Option<Position>,
+    /// Whether the policy is to come with them, as of the same moment.
+    pub with_policy: bool,
+}
+
 /// The nodes that share a store, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Nodes {
     /// The store's time.
     pub now: Timestamp,
@@ -41,4 +51,6 @@ pub struct Nodes {
     pub head: Position,
     /// Those that have not left, in order of their start.
     pub nodes: Vec<NodeState>,
+    /// The policy and the change that made it what it is, if they were asked for.
+    pub policy: Option<(Policy, Position)>,
 }

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, Nodes, ReadAsk,
-    ReadBatch, Store, StoreError, Subject, door,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, NodeQuery, Nodes,
+    ReadAsk, ReadBatch, Store, StoreError, Subject, door,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -177,8 +177,12 @@ impl Store for Observed {
         self.store.is_shared()
     }
 
-    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
-        self.watch("nodes", self.store.nodes(), ok).await
+    async fn connect(&self) -> Result<(), StoreError> {
+        self.store.connect().await
+    }
+
+    async fn nodes(&self, query: NodeQuery) -> Result<Option<Nodes>, StoreError> {
+        self.watch("nodes", self.store.nodes(query), ok).await
     }
 
     async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {

@@ -16,8 +16,8 @@ use self::link::{Link, Pool, ReaderLink};
 use self::settings::Settings;
 use self::writer::{ANSWER_TIME_MAX, Job, Writer};
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, Nodes, ReadAsk, ReadBatch,
-    Store, StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, NodeQuery, Nodes, ReadAsk,
+    ReadBatch, Store, StoreError, Subject,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -200,8 +200,20 @@ impl Store for PostgresStore {
         true
     }
 
-    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
-        look_up!(self, link => nodes::all(link)).map(Some)
+    async fn connect(&self) -> Result<(), StoreError> {
+        self.reader.open().await
+    }
+
+    /// A connection to a server that is no longer the primary answers as if nothing were wrong. It is dropped, and the
+    /// next is asked.
+    async fn nodes(&self, query: NodeQuery) -> Result<Option<Nodes>, StoreError> {
+        let mut tries = 0..=LOOKUP_CONNECTIONS_MAX;
+        loop {
+            match look_up!(self, link => nodes::all(link, query)) {
+                Err(StoreError::Unavailable(_)) if tries.next().is_some() => {}
+                nodes => return nodes.map(Some),
+            }
+        }
     }
 
     async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {

@@ -1,5 +1,7 @@
 //! What the one reader asks for, and what it is brought: one snapshot.
 
+use std::time::Duration;
+
 use super::{MacKeys, NodeRow};
 use crate::account::{Account, AccountId};
 use crate::key::{KeyId, KeyRecord};
@@ -23,6 +25,8 @@ pub struct ReadAsk {
     pub page: Option<PageAsk>,
     /// The most changes that one read brings.
     pub changes_max: usize,
+    /// After how long it is given up; the store need not go on for longer then. Zero: when it likes.
+    pub time_max: Duration,
 }
 
 /// A page of the first load.

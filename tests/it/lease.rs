@@ -18,7 +18,7 @@ use latchkey::lease::Lease;
 use latchkey::machine::MachineEntropy;
 use latchkey::policy::Policy;
 use latchkey::scope::ScopePattern;
-use latchkey::store::{Command, KeyTarget, Nodes, Store};
+use latchkey::store::{Command, KeyTarget, NodeQuery, Nodes, Store};
 use latchkey::token::{Environment, Prefix, Token};
 
 use crate::store::support::place::{self, Place};
@@ -154,7 +154,7 @@ impl Rig {
     }
 
     async fn nodes(&self) -> Nodes {
-        self.store.nodes().await.unwrap().unwrap()
+        self.store.nodes(NodeQuery::default()).await.unwrap().unwrap()
     }
 
     async fn until(&self, what: &str, is: impl AsyncFn(&Self) -> bool) {
@@ -317,7 +317,10 @@ async fn a_new_connection_writes_the_row_before_it_reads() {
                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
     rig.place.sql(ends).await;
     rig.until("it is there again", async |rig| {
-        rig.store.nodes().await.is_ok_and(|nodes| nodes.unwrap().nodes.len() == 1)
+        rig.store
+            .nodes(NodeQuery::default())
+            .await
+            .is_ok_and(|nodes| nodes.unwrap().nodes.len() == 1)
     })
     .await;
     assert_eq!(rig.node.cache.applied().unwrap(), reads);

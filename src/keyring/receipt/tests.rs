@@ -47,7 +47,7 @@ fn silent(boot_id: u64, n: u64, span: Duration) -> NodeState {
 }
 
 fn nodes(nodes: Vec<NodeState>) -> Nodes {
-    Nodes { now: now(), head: position(N + 10), nodes }
+    Nodes { now: now(), head: position(N + 10), nodes, policy: None }
 }
 
 fn terms() -> Terms {

@@ -160,7 +160,8 @@ impl Lent<'_> {
 /// server still does for it.
 pub(super) struct ReaderLink {
     settings: Settings,
-    kept: Mutex<Option<Link>>,
+    /// And whether it is new: nothing was read on it yet.
+    kept: Mutex<Option<(Link, bool)>>,
     is_closed: AtomicBool,
 }
 
@@ -175,29 +176,42 @@ impl ReaderLink {
         &self,
         sql: impl Fn(bool) -> String,
     ) -> Result<(Link, bool, PgRow), StoreError> {
-        if self.is_closed.load(Ordering::Relaxed) {
-            let closed = format!("the database {} is closed", self.settings.place);
-            return Err(StoreError::Unavailable(closed.into()));
-        }
         let kept = self.kept().take();
-        if let Some(mut link) = kept {
-            match link.command(sql(false)).await {
-                Ok(row) => return Ok((link, false, row.ok_or_else(no_feed)?)),
+        if let Some((mut link, is_new)) = kept {
+            match link.command(sql(is_new)).await {
+                Ok(row) => return Ok((link, is_new, row.ok_or_else(no_feed)?)),
                 Err(error) if ended_session(&error) => {
                     tracing::debug!(%error, "the reader's connection was lost");
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
-        let mut link = Link::open(&self.settings, Duration::MAX).await.map_err(failed)?;
+        let mut link = self.opened().await?;
         let row = link.command(sql(true)).await.map_err(failed)?;
         Ok((link, true, row.ok_or_else(no_feed)?))
+    }
+
+    /// Opens it, if it is not.
+    pub(super) async fn open(&self) -> Result<(), StoreError> {
+        if self.kept().is_none() {
+            let link = self.opened().await?;
+            *self.kept() = Some((link, true));
+        }
+        Ok(())
+    }
+
+    async fn opened(&self) -> Result<Link, StoreError> {
+        if self.is_closed.load(Ordering::Relaxed) {
+            let closed = format!("the database {} is closed", self.settings.place);
+            return Err(StoreError::Unavailable(closed.into()));
+        }
+        Link::open(&self.settings, Duration::MAX).await.map_err(failed)
     }
 
     /// Ends the transaction, which wrote nothing, and keeps the connection.
     pub(super) async fn end(&self, mut link: Link) -> Result<(), StoreError> {
         link.command("COMMIT".to_owned()).await.map_err(failed)?;
-        *self.kept() = Some(link);
+        *self.kept() = Some((link, false));
         Ok(())
     }
 
@@ -205,12 +219,12 @@ impl ReaderLink {
     pub(super) async fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
         let kept = self.kept().take();
-        if let Some(link) = kept {
+        if let Some((link, _)) = kept {
             link.close().await;
         }
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<(Link, bool)>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 
 use super::link::Link;
-use super::rows::no_feed;
+use super::rows::{no_feed, read_policy};
 use crate::clock::Timestamp;
 use crate::lease::Bounds;
 use crate::revision::Position;
 use crate::store::sql::{Columns as _, position};
-use crate::store::{NodeRow, NodeState, Nodes, StoreError};
+use crate::store::{NodeQuery, NodeRow, NodeState, Nodes, StoreError};
 
 /// The server's time, in microseconds since the Unix epoch.
 const NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
@@ -34,7 +34,7 @@ pub(super) fn renewal(row: &NodeRow) -> String {
     let (name, version) = (quoted(name), quoted(version));
     let (bound, grace) = (bounds.bound.as_micros(), bounds.grace.as_micros());
     format!(
-        "BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '12s'; \
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = 'on'; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '12s'; \
          DELETE FROM nodes WHERE renewed < {NOW} - {GONE_AFTER_MICROS}; \
          INSERT INTO nodes (boot_id, name, version, started, epoch, n, tag, bound, grace, renewed) \
          VALUES ({boot_id}, {name}, {version}, {started}, {epoch}, {n}, {tag}, {bound}, {grace}, {NOW}) \
@@ -52,10 +52,19 @@ fn quoted(text: &str) -> String {
     literal
 }
 
-/// All nodes, with the time and the head of the feed.
-pub(super) async fn all(link: &mut Link) -> Result<Nodes, StoreError> {
-    let head = format!("SELECT epoch, n, tag, {NOW} FROM feed");
+/// All nodes, with the time and the head of the feed, from a server that shows what was asked for.
+pub(super) async fn all(link: &mut Link, query: NodeQuery) -> Result<Nodes, StoreError> {
+    let shows = query.shown.map_or("TRUE".to_owned(), |shown| {
+        let (n, tag) = (shown.n.cast_signed(), shown.tag.cast_signed());
+        format!("EXISTS (SELECT 1 FROM changes WHERE changes.n = {n} AND changes.tag = {tag})")
+    });
+    let head =
+        format!("SELECT epoch, n, tag, {NOW}, {shows} AND NOT pg_is_in_recovery() FROM feed");
     let head = link.command(head).await.map_err(super::failure::failed)?.ok_or_else(no_feed)?;
+    if !head.flag(4)? {
+        let past = "this server shows the past: it is a standby, or no longer the primary";
+        return Err(StoreError::Unavailable(past.into()));
+    }
     let rows = sqlx::query(
         "SELECT boot_id, name, version, started, epoch, n, tag, bound, grace, renewed, \
          COALESCE(n = 0 OR EXISTS (SELECT 1 FROM changes WHERE changes.n = nodes.n AND changes.tag = nodes.tag), FALSE) \
@@ -64,7 +73,8 @@ pub(super) async fn all(link: &mut Link) -> Result<Nodes, StoreError> {
     let (now, head) = (Timestamp::from_micros(head.number(3)?), position(&head, 0)?);
     let rows = link.all(rows).await?;
     let nodes = rows.iter().map(|row| node(row, head)).collect::<Result<_, _>>()?;
-    Ok(Nodes { now, head, nodes })
+    let policy = if query.with_policy { read_policy(link).await? } else { None };
+    Ok(Nodes { now, head, nodes, policy })
 }
 
 /// Takes a row out.

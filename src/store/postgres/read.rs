@@ -6,6 +6,7 @@
 //! the one that renews the lease included.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
@@ -40,6 +41,9 @@ pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch
     Ok(batch)
 }
 
+/// How long a statement may take where nobody said when the read is given up.
+const TIME_MAX: Duration = Duration::from_secs(15);
+
 /// Writes the node's row and commits it, where it has to be; then begins the transaction, with the head, what stands at
 /// a number, and whether this is a standby: there a read would be of the past. All in one message, so that a pooler
 /// cannot send the row to one server and the read to another. The server gives up for itself what the reader has long
@@ -47,9 +51,10 @@ pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch
 fn begin(ask: &ReadAsk, renews: bool) -> String {
     let after = ask.after.map_or(0, |position| position.n);
     let renewal = ask.node.as_ref().filter(|_| renews).map(nodes::renewal).unwrap_or_default();
+    let time_max = if ask.time_max.is_zero() { TIME_MAX } else { ask.time_max }.as_millis();
     format!(
-        "{renewal}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
-         SET LOCAL idle_in_transaction_session_timeout = '15s'; \
+        "{renewal}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {time_max}; \
+         SET LOCAL lock_timeout = {time_max}; SET LOCAL idle_in_transaction_session_timeout = '15s'; \
          SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), pg_is_in_recovery(), \
          mac_key, mac_key_before FROM feed"
     )

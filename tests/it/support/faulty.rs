@@ -11,8 +11,8 @@ use latchkey::key::{KeyId, KeyRecord};
 use latchkey::policy::Policy;
 use latchkey::revision::Position;
 use latchkey::store::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, Nodes, ReadAsk,
-    ReadBatch, Store, StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, NodeQuery, Nodes,
+    ReadAsk, ReadBatch, Store, StoreError, Subject,
 };
 use latchkey::token::Digest;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -188,8 +188,8 @@ impl Store for FaultyStore {
         self.calls.is_shared()
     }
 
-    async fn nodes(&self) -> Result<Option<Nodes>, StoreError> {
-        self.calls.call("nodes", |store| store.nodes()).await
+    async fn nodes(&self, query: NodeQuery) -> Result<Option<Nodes>, StoreError> {
+        self.calls.call("nodes", move |store| store.nodes(query)).await
     }
 
     async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {
