@@ -18,6 +18,7 @@ use super::verdict::{Moment, Verdict, quantile};
 use super::{BOUND, Held, Operator, asked, plot};
 use crate::support::cluster::Cluster;
 use crate::support::say;
+use tonic::Code;
 use tonic::transport::Channel;
 
 const NODES: usize = 3;
@@ -165,7 +166,16 @@ impl Stage {
         let node = number % self.operators.len();
         let (mut operator, key) = (self.operators[node].clone(), &self.keys[number]);
         let sent = now();
-        let receipt = operator.take_away(way, key, number, &self.policies).await.unwrap();
+        // A busy machine may be too slow for the store; what takes away may be asked for again.
+        let receipt = loop {
+            match operator.take_away(way, key, number, &self.policies).await {
+                Ok(receipt) => break receipt,
+                Err(status) => {
+                    let may_repeat = matches!(status.code(), Code::Unavailable | Code::Unknown);
+                    assert!(may_repeat, "{status:?}");
+                }
+            }
+        };
         let answered = now();
         tell.send_replace(true);
         let effective = effective(&receipt);
