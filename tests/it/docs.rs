@@ -269,10 +269,10 @@ struct Block {
     promised: Option<String>,
 }
 
-/// The pages at the root, and those in `docs` and its folder for gateways.
+/// The pages at the root, and those in `docs` and its folders.
 fn pages() -> Vec<Page> {
     let mut names = vec![];
-    for folder in ["", "docs/", "docs/gateways/"] {
+    for folder in ["", "docs/", "docs/gateways/", "docs/operations/"] {
         for entry in std::fs::read_dir(repository().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().to_string_lossy().into_owned();
             if Path::new(&name).extension().is_some_and(|extension| extension == "md") {

@@ -4,7 +4,7 @@ mod check;
 mod command_line;
 mod envoy;
 mod examples;
-mod forms;
+pub(crate) mod forms;
 pub(crate) mod forward_auth;
 mod hypermemory;
 pub(crate) mod proxies;

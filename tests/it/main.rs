@@ -13,6 +13,7 @@ mod lifecycle;
 mod limits;
 mod rights;
 
+mod compose;
 mod crash;
 mod faults;
 mod lease;

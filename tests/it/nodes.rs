@@ -25,7 +25,7 @@ mod maker;
 mod plot;
 mod put_back;
 mod revoke;
-mod rolling;
+pub(crate) mod rolling;
 mod store_down;
 mod verdict;
 

@@ -273,7 +273,12 @@ fn faults(file: &str, text: &str) -> Vec<String> {
     faults
 }
 
-fn unknown_fields(value: &Value, path: &str, known: &[(&str, &str)], faults: &mut Vec<String>) {
+pub(crate) fn unknown_fields(
+    value: &Value,
+    path: &str,
+    known: &[(&str, &str)],
+    faults: &mut Vec<String>,
+) {
     match value {
         Value::Object(fields) => {
             let names = known.iter().find(|(at, _)| *at == path).map_or("", |(_, names)| names);
@@ -299,7 +304,7 @@ fn unknown_fields(value: &Value, path: &str, known: &[(&str, &str)], faults: &mu
 }
 
 /// All documents; the error is what yq says.
-fn read(yaml: &str) -> Result<Vec<Value>, String> {
+pub(crate) fn read(yaml: &str) -> Result<Vec<Value>, String> {
     let folder = Folder::new();
     let path = folder.path().join("example.yaml");
     std::fs::write(&path, yaml).unwrap();

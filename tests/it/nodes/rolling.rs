@@ -93,7 +93,7 @@ async fn are_all_healthy(proxy: &Proxy) {
 }
 
 /// Sends one request after the other; how often there was each status, 0 where there was none.
-async fn ask(to: SocketAddr, token: &str, is_over: &AtomicBool) -> BTreeMap<u16, u64> {
+pub(crate) async fn ask(to: SocketAddr, token: &str, is_over: &AtomicBool) -> BTreeMap<u16, u64> {
     let mut told = BTreeMap::new();
     let stream = TcpStream::connect(to).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
