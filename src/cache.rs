@@ -329,7 +329,6 @@ impl Cache {
     ) -> Result<(), Fence> {
         // Worked out before the lock is taken: a large policy takes its time.
         let catalogue = batch.policy.take().map(apply::compile);
-        let brings_policy = catalogue.is_some();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let is_behind = batch.is_behind;
         let applied = match (state.known.as_mut(), catalogue.transpose()) {
@@ -339,13 +338,6 @@ impl Cache {
             }
             (Some(known), Ok(catalogue)) => known.advance(batch, catalogue, self.keys_max),
         };
-        if is_behind
-            && brings_policy
-            && let Some(known) = state.known.as_mut()
-        {
-            // It is of a later time than what was applied: by it, old records could be judged less strictly.
-            known.lease = if known.lease == Lease::Held { Lease::Held } else { Lease::NONE };
-        }
         // There are changes that a read which is behind saw and did not bring: nothing is fresh by it.
         if let (false, Some(lease)) = (is_behind, lease) {
             // The read that was just applied is number `sent`; it settles what was doubted before it.

@@ -4,7 +4,6 @@
 //! clock. A read that takes too long is given up and thrown away whole: its future is dropped, so nothing of it can
 //! arrive later.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,6 +24,10 @@ use crate::store::{NodeRow, ReadAsk, Store};
 use crate::token::Digest;
 
 mod loading;
+
+mod waiting;
+
+use waiting::{Show, Waiting};
 
 /// How long the first read may take: it brings the whole window of recent changes.
 const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(10);
@@ -118,25 +121,6 @@ pub struct Progress {
     pub applied: Option<Stopwatch>,
     /// Since when reads were sent and none was applied; `None` when the last one was.
     pub trying: Option<Stopwatch>,
-}
-
-/// Who waits for the next read.
-#[derive(Default)]
-struct Waiting {
-    shows: Vec<Show>,
-    wanted: HashMap<Digest, Vec<oneshot::Sender<()>>>,
-}
-
-/// Somebody who waits for a read sent after now; its commit, if it made one, must be in it.
-struct Show {
-    position: Option<Position>,
-    answer: oneshot::Sender<()>,
-}
-
-/// What a read was asked for, and by whom.
-struct Gathered {
-    shows: Vec<Show>,
-    wanted: HashMap<Digest, Vec<oneshot::Sender<()>>>,
 }
 
 impl Feed {
@@ -376,8 +360,7 @@ impl SharedFeed {
     }
 
     fn is_awaited(&self) -> bool {
-        let waiting = self.waiting();
-        !waiting.shows.is_empty() || !waiting.wanted.is_empty()
+        !self.waiting().is_empty()
     }
 
     /// One read, for all who wait when it is sent. The error says how long to pause.
@@ -388,7 +371,7 @@ impl SharedFeed {
         let must_renew = self.must_renew();
         // What made a read too slow must not cost the lease: it is renewed by one that brings changes alone.
         let is_bare = must_renew && halvings > 0;
-        let gathered = self.gather(if is_bare { 0 } else { GATHERED_MAX >> halvings });
+        let gathered = self.waiting().gather(if is_bare { 0 } else { GATHERED_MAX >> halvings });
         let wanted = gathered.wanted.keys().copied().collect();
         let (mut ask, lease) = self.ask(wanted, halvings, must_renew);
         ask.page = ask.page.filter(|_| !is_bare);
@@ -397,13 +380,13 @@ impl SharedFeed {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) => {
                 self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
-                self.put_back(gathered);
+                self.waiting().put_back(gathered);
                 self.report_failure(&error);
                 return Err(PAUSE);
             }
             Err(_) => {
                 self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
-                self.put_back(gathered);
+                self.waiting().put_back(gathered);
                 return Err(self.give_up(ask.time_max, halvings));
             }
         };
@@ -430,7 +413,7 @@ impl SharedFeed {
         if is_behind {
             self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
             // Only changes came; those who wait are for the read that catches up.
-            self.put_back(gathered);
+            self.waiting().put_back(gathered);
             return Err(Duration::ZERO);
         }
         // The first row says nothing yet, so nobody would reckon with what is answered by it.
@@ -501,28 +484,6 @@ impl SharedFeed {
             "the store cannot be trusted with what it said before: this node allows nothing and starts over"
         );
         PAUSE_AFTER_FENCE + self.apart()
-    }
-
-    /// All who wait to be shown something, and at most so many keys that somebody waits for.
-    fn gather(&self, most: usize) -> Gathered {
-        let mut waiting = self.waiting();
-        let shows = std::mem::take(&mut waiting.shows);
-        // Who gave up waiting needs no read.
-        waiting.wanted.retain(|_, waiters| {
-            waiters.retain(|waiter| !waiter.is_closed());
-            !waiters.is_empty()
-        });
-        let first: HashSet<_> = waiting.wanted.keys().copied().take(most).collect();
-        let wanted = waiting.wanted.extract_if(|digest, _| first.contains(digest)).collect();
-        Gathered { shows, wanted }
-    }
-
-    fn put_back(&self, gathered: Gathered) {
-        let mut waiting = self.waiting();
-        waiting.shows.extend(gathered.shows.into_iter().filter(|show| !show.answer.is_closed()));
-        for (digest, waiters) in gathered.wanted {
-            waiting.wanted.entry(digest).or_default().extend(waiters);
-        }
     }
 }
 

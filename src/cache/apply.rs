@@ -68,6 +68,11 @@ impl Known {
         self.forget_changed(&batch);
         self.recent.remember(&batch.changes);
         if let Some(catalogue) = catalogue {
+            // One that comes with a read that is behind is of a later time than the records, and could judge them less
+            // strictly.
+            if batch.is_behind && self.lease != Lease::Held {
+                self.lease = Lease::NONE;
+            }
             self.install_catalogue(catalogue);
         }
         let position = batch.position;
