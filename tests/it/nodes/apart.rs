@@ -12,7 +12,8 @@ use super::log::{Check, Client, PATIENCE, Question, Said, now};
 use super::{BOUND, Held, Operator, asked};
 use crate::support::cluster::Cluster;
 use crate::support::relay::Relay;
-use crate::support::{Dice, say};
+use crate::support::{Dice, eventually, say};
+use crate::telemetry::{IN_TIME, metric};
 
 const ACCOUNT: &str = "acme";
 const GRACE: Duration = Duration::from_millis(1_500);
@@ -38,7 +39,7 @@ struct Noted {
 async fn a_node_that_is_cut_off_answers_no_longer_than_it_may() {
     let mut cluster = Cluster::start(1).await;
     let relay = Relay::before(&cluster.postgres);
-    cluster.start_behind(&relay).await;
+    cluster.start_behind(&relay, Duration::from_secs(2)).await;
     let channels = cluster.channels().await;
     let mut operator = Operator::at(&channels[0]);
     operator.make_account(ACCOUNT).await;
@@ -60,6 +61,21 @@ async fn a_node_that_is_cut_off_answers_no_longer_than_it_may() {
     }
     say(format_args!("SUMMARY cut off: {went_on} times it went on by what it had read"));
     assert!(went_on > 0, "nothing was shown: the node never allowed what it could not know of");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_far_from_the_store_finds_back_to_it() {
+    let mut cluster = Cluster::start(0).await;
+    let relay = Relay::before(&cluster.postgres);
+    cluster.start_behind(&relay, Duration::from_millis(250)).await;
+    // A read takes two answers. To connect takes more than a read may take.
+    relay.answers_take(Duration::from_millis(100));
+    cluster.end_connections().await;
+    let node = &cluster.nodes[0];
+    let is_stale = || (metric(node, "latchkey_lease_age_seconds") > 0.5).then_some(());
+    eventually(IN_TIME, "its lease is not renewed", is_stale).await;
+    let is_fresh = || (metric(node, "latchkey_lease_age_seconds") < 0.5).then_some(());
+    eventually(IN_TIME, "its lease is renewed", is_fresh).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use latchkey::error::Reason;
+use latchkey::revision::Position;
 use latchkey::store::{
-    Command, Mutation, PageAsk, ReadAsk, RequestMark, Schema, StoreError, Subject, migrate, open,
-    open_with, verify,
+    Command, Mutation, NodeQuery, PageAsk, ReadAsk, RequestMark, Schema, StoreError, Subject,
+    migrate, open, open_with, verify,
 };
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -272,6 +273,15 @@ async fn what_is_set_up_is_looked_at() {
     let told = fault(&standby.url(&database)).await;
     assert!(told.contains("standby") && told.contains("primary"), "{told}");
     assert!(store.caveat().await.unwrap().unwrap().contains("synchronous_standby_names"));
+
+    // Nodes are not asked about where the past is shown.
+    let head = store.nodes(NodeQuery::default()).await.unwrap().unwrap().head;
+    let shown = |shown| NodeQuery { shown: Some(shown), with_policy: true };
+    assert!(store.nodes(shown(head)).await.unwrap().unwrap().policy.is_some());
+    for past in [Position { n: head.n + 1, ..head }, Position { tag: !head.tag, ..head }] {
+        let refused = store.nodes(shown(past)).await.unwrap_err();
+        assert!(refused.to_string().contains("the past"), "{refused}");
+    }
 
     // A commit that waits for a standby which never comes is not acknowledged.
     server.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;

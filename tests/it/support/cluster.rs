@@ -2,6 +2,7 @@
 //! one of them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tonic::transport::Channel;
@@ -51,10 +52,18 @@ impl Cluster {
     }
 
     /// One more, by a way of its own to the database.
-    pub(crate) async fn start_behind(&mut self, relay: &Relay) {
+    pub(crate) async fn start_behind(&mut self, relay: &Relay, read_time_max: Duration) {
         let url = relay.url(&self.postgres, &self.database);
-        let slow = Server::build().environment("LATCHKEY__STORE__READ_TIMEOUT_MS", "2000");
-        self.nodes.push(self.node(slow).store(&url).start().await);
+        let millis = read_time_max.as_millis().to_string();
+        let node = Server::build().environment("LATCHKEY__STORE__READ_TIMEOUT_MS", &millis);
+        self.nodes.push(self.node(node).store(&url).start().await);
+    }
+
+    /// Ends all connections to the database.
+    pub(crate) async fn end_connections(&self) {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        self.postgres.sql(&self.database, end).await;
     }
 
     /// Starts one again that has ended, where it was.
