@@ -18,7 +18,7 @@ use crate::account::AccountId;
 use crate::clock::Timestamp;
 use crate::decision::{Facts, Identity};
 use crate::key::KeyId;
-use crate::lease::{Bounds, Freshness, Lease};
+use crate::lease::{Bounds, Freshness, Lease, Standing};
 use crate::policy::Catalogue;
 use crate::revision::Position;
 use crate::store::{PageAsk, PageEnd, ReadAsk, ReadBatch, Subject};
@@ -99,25 +99,6 @@ enum Extent {
     Partial,
 }
 
-/// How the cache stands to the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// The position up to which every change is reflected.
-    pub applied: Position,
-    /// The bounds of the policy.
-    pub bounds: Bounds,
-    /// By what it goes on.
-    pub lease: Lease,
-}
-
-impl Standing {
-    /// How good what is held is at an instant.
-    #[must_use]
-    pub fn freshness(&self, now: Timestamp) -> Freshness {
-        self.lease.freshness(self.bounds, now)
-    }
-}
-
 /// How much is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Holding {
@@ -171,6 +152,9 @@ pub enum Fence {
         /// The number.
         n: u64,
     },
+    /// The store must not be used by this version any more.
+    #[error("the store {0}")]
+    Outgrown(String),
     /// The policy in the store is not one.
     #[error("the store's policy cannot be used: {0}")]
     BadPolicy(String),
@@ -348,16 +332,28 @@ impl Cache {
             }
         }
         let shown = applied.and_then(|()| state.check_own(own, is_behind));
-        let dropped = if shown.is_err() { state.known.take() } else { None };
-        state.evicted += dropped.as_ref().map_or(0, |known| known.evicted);
+        let dropped = if shown.is_err() { state.forget() } else { None };
         // Letting go of millions of keys takes its time.
         drop(state);
         drop(dropped);
         shown
     }
+
+    /// Drops everything: the store says that it must not be used.
+    pub fn fence(&self, why: String) -> Fence {
+        let dropped = self.state.write().unwrap_or_else(PoisonError::into_inner).forget();
+        drop(dropped);
+        Fence::Outgrown(why)
+    }
 }
 
 impl State {
+    fn forget(&mut self) -> Option<Known> {
+        let known = self.known.take()?;
+        self.evicted += known.evicted;
+        Some(known)
+    }
+
     fn check_own(&self, own: &[Position], is_behind: bool) -> Result<(), Fence> {
         let Some(known) = self.known.as_ref().filter(|_| !is_behind) else { return Ok(()) };
         match own.iter().find(|position| !known.shows(**position)) {

@@ -14,13 +14,13 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::cache::redis::Redis;
-use crate::cache::{Cache, Doubt, Fence, Hint, Standing};
+use crate::cache::{Cache, Doubt, Fence, Hint};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Reason};
-use crate::lease::{Freshness, Lease};
+use crate::lease::{Freshness, Lease, Standing};
 use crate::metrics::Stopwatch;
 use crate::revision::Position;
-use crate::store::{NodeRow, ReadAsk, Store};
+use crate::store::{NodeRow, ReadAsk, Store, StoreError};
 use crate::token::Digest;
 
 mod loading;
@@ -378,6 +378,9 @@ impl SharedFeed {
         let read = timeout(ask.time_max, self.store.read(&ask)).await;
         let batch = match read {
             Ok(Ok(batch)) => batch,
+            Ok(Err(StoreError::Outgrown(why))) => {
+                return Err(self.report_fence(&self.cache.fence(why)));
+            }
             Ok(Err(error)) => {
                 self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
                 self.waiting().put_back(gathered);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::policy::Policy;
+use crate::revision::Position;
 
 /// How fast or slow a machine's clock may run, in millionths.
 const CLOCK_RATE_ERROR_PPM: u32 = 200;
@@ -107,6 +108,25 @@ impl Lease {
         let Self::Since { from, bounds } = self else { return false };
         let is_as_told = bounds == policy;
         !is_as_told || now.since(from) + pause >= bounds.bound / 3
+    }
+}
+
+/// How the cache stands to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The position up to which every change is reflected.
+    pub applied: Position,
+    /// The bounds of the policy.
+    pub bounds: Bounds,
+    /// By what it goes on.
+    pub lease: Lease,
+}
+
+impl Standing {
+    /// How good what is held is at an instant.
+    #[must_use]
+    pub fn freshness(&self, now: Timestamp) -> Freshness {
+        self.lease.freshness(self.bounds, now)
     }
 }
 

@@ -276,6 +276,8 @@ impl Connections {
                 connections,
                 "dropped connections that were still busy after {limit:?}"
             );
+            // Whoever waits for this must know that nothing is answered any more.
+            self.tasks.shutdown().await;
         }
     }
 }

@@ -158,6 +158,9 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// It was taken over by a newer version, and this one must not use it any more.
+    #[error("the store {0}")]
+    Outgrown(String),
     /// It cannot be opened; the text says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -166,7 +169,7 @@ pub enum StoreError {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let (reason, message) = match &error {
-            StoreError::Unavailable(_) | StoreError::Unusable(_) => {
+            StoreError::Unavailable(_) | StoreError::Unusable(_) | StoreError::Outgrown(_) => {
                 (Reason::StoreUnavailable, "the store cannot be reached; nothing was changed")
             }
             StoreError::OutcomeUnknown(_) => (

@@ -198,7 +198,8 @@ async fn mutate(
         Err(
             error @ (StoreError::Unavailable(_)
             | StoreError::Corrupt { .. }
-            | StoreError::Unusable(_)),
+            | StoreError::Unusable(_)
+            | StoreError::Outgrown(_)),
         ) => Err(Unmade::Certain(unusable(&error))),
     }
 }

@@ -105,7 +105,7 @@ const fn failure(error: &StoreError) -> &'static str {
         StoreError::Unavailable(_) => "unavailable",
         StoreError::OutcomeUnknown(_) => "outcome_unknown",
         StoreError::Corrupt { .. } => "corrupt",
-        StoreError::Unusable(_) => "unusable",
+        StoreError::Unusable(_) | StoreError::Outgrown(_) => "unusable",
     }
 }
 

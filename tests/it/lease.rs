@@ -325,3 +325,17 @@ async fn a_new_connection_writes_the_row_before_it_reads() {
     .await;
     assert_eq!(rig.node.cache.applied().unwrap(), reads);
 }
+
+#[tokio::test]
+async fn a_store_that_asks_for_a_newer_version_is_used_no_more() {
+    let rig = Rig::start().await;
+    let (_, token) = rig.key("memory:read", Expiry::Never).await;
+    assert_eq!(rig.ask(&token, READ).await, ALLOWED);
+    for column in ["least_schema", "least_format"] {
+        rig.place.sql(&format!("UPDATE feed SET {column} = {column} + 99")).await;
+        rig.until("it answers no more", async |rig| rig.ask(&token, READ).await == NO_ANSWER).await;
+        assert!(!*rig.node.feed.knows().borrow());
+        rig.place.sql(&format!("UPDATE feed SET {column} = {column} - 99")).await;
+        rig.until("it answers again", async |rig| rig.ask(&token, READ).await == ALLOWED).await;
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Postgres, SqlSafeStr as _, Transaction};
 use tokio::time::timeout;
 
@@ -246,17 +247,10 @@ async fn check_schema(link: &mut Link, settings: &Settings) -> Result<u64, Store
     let marks = "SELECT n, least_format, least_schema, (SELECT max(version) FROM _sqlx_migrations) FROM feed";
     let row = link.command(marks.to_owned()).await;
     let row = row.map_err(|error| unusable(place, &error))?.ok_or_else(no_feed)?;
-    let (format, schema) = (row.number(1)?, row.number(2)?);
+    if let Some(why) = newer(&row, 1)? {
+        return Err(StoreError::Unusable(format!("the database {place} {why}")));
+    }
     let known = known_schema();
-    if format > i64::from(RECORD_FORMAT) {
-        return Err(StoreError::Unusable(format!(
-            "the database {place} holds records of format {format}, and this latchkey knows \
-             {RECORD_FORMAT}; start a newer version"
-        )));
-    }
-    if schema > known {
-        return Err(newer_schema(place, schema));
-    }
     let found = row.maybe_number(3)?.unwrap_or(0);
     if found < known {
         return Err(StoreError::Unusable(format!(
@@ -267,16 +261,35 @@ async fn check_schema(link: &mut Link, settings: &Settings) -> Result<u64, Store
     Ok(row.number(0)?.cast_unsigned())
 }
 
+/// Why this version must not use the store, if it must not: what must be known, from this column on.
+pub(super) fn newer(row: &PgRow, at: usize) -> Result<Option<String>, StoreError> {
+    let (format, schema, known) = (row.number(at)?, row.number(at + 1)?, known_schema());
+    let why = if format > i64::from(RECORD_FORMAT) {
+        format!(
+            "holds records of format {format}, and this latchkey knows {RECORD_FORMAT}; start a newer version"
+        )
+    } else if schema > known {
+        newer_than(schema)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(why))
+}
+
 fn known_schema() -> i64 {
     MIGRATIONS.last().map_or(0, |(version, ..)| *version)
 }
 
 fn newer_schema(place: &str, version: i64) -> StoreError {
-    StoreError::Unusable(format!(
-        "the database {place} was written by a newer latchkey (its schema is {version}, this one knows {}); \
-         start that version or a newer one",
+    StoreError::Unusable(format!("the database {place} {}", newer_than(version)))
+}
+
+fn newer_than(schema: i64) -> String {
+    format!(
+        "was written by a newer latchkey (its schema is {schema}, this one knows {}); start that version or a \
+         newer one",
         known_schema()
-    ))
+    )
 }
 
 fn no_answer(settings: &Settings) -> StoreError {

@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 
 use super::link::{Link, ReaderLink};
 use super::nodes;
+use super::open::newer;
 use super::rows::{no_feed, read_policy};
 use crate::policy::Policy;
 use crate::revision::Position;
@@ -30,6 +31,9 @@ pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch
             "this server is a standby, and may be behind: store.url has to name the primary".into(),
         ));
     }
+    if let Some(why) = newer(&row, LEAST_COLUMN)? {
+        return Err(StoreError::Outgrown(why));
+    }
     let mut reading = Reading {
         link: &mut link,
         head: Some((position(&row, 0)?, MacKeys::read(&row, 5)?)),
@@ -40,6 +44,9 @@ pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch
     reader.end(link).await?;
     Ok(batch)
 }
+
+/// From which column on the head says what must be known.
+const LEAST_COLUMN: usize = 7;
 
 /// How long a statement may take where nobody said when the read is given up.
 const TIME_MAX: Duration = Duration::from_secs(15);
@@ -56,7 +63,7 @@ fn begin(ask: &ReadAsk, renews: bool) -> String {
         "{renewal}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {time_max}; \
          SET LOCAL lock_timeout = {time_max}; SET LOCAL idle_in_transaction_session_timeout = '15s'; \
          SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), pg_is_in_recovery(), \
-         mac_key, mac_key_before FROM feed"
+         mac_key, mac_key_before, least_format, least_schema FROM feed"
     )
 }
 
