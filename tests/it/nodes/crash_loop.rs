@@ -16,6 +16,7 @@ use super::{Operator, asked};
 use crate::crash::client::{Client as Changer, is_refusal};
 use crate::crash::ledger::{Key, Ledger, Operation};
 use crate::support::cluster::{Cluster, ROOT};
+use crate::support::postgres::Postgres;
 use crate::support::{Dice, eventually, say};
 
 const NODES: usize = 3;
@@ -27,7 +28,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_is_there_after_the_store_was_killed() {
     let seed = asked("SEED", 1);
-    let cluster = Cluster::start(NODES).await;
+    // What awaits its commits by itself needs no server that would have it do so.
+    let postgres = Postgres::start(&["synchronous_commit=off"]).await;
+    let cluster = Cluster::start_on(NODES, postgres, None).await;
     let mut ledgers: Vec<_> = (0..CHANGERS).map(Ledger::new).collect();
     let mut operator = Operator::at(&cluster.nodes[0].channel().await);
     for account in ledgers.iter().map(|ledger| &*ledger.account).chain(["shared"]) {

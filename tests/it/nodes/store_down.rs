@@ -1,6 +1,6 @@
-//! The store away for all nodes: it stands still, then it is killed. What was at hand is answered, and marked as soon as it
-//! may be too old; what must not be too old is not answered, nor is what is not known; and nobody is told that anything
-//! was changed.
+//! The store away for all nodes: it stands still, then it is killed, and Redis with it. What was at hand is answered, and
+//! marked as soon as it may be too old; what must not be too old is not answered, nor is what is not known; and nobody is
+//! told that anything was changed.
 
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ struct Outage {
 async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
     let away = Duration::from_millis(asked("AWAY_MS", 2_500));
     let grace = Duration::from_millis(asked("GRACE_MS", 1_500));
-    let cluster = Cluster::start(NODES).await;
+    let mut cluster = Cluster::start_with_redis(NODES).await;
     let channels = cluster.channels().await;
     let operators: Vec<_> = channels.iter().map(Operator::at).collect();
     let mut operator = operators[0].clone();
@@ -91,6 +91,7 @@ async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
     all_are_fresh().await;
     tokio::time::sleep(BETWEEN).await;
     let stood_still = Outage { what: "stands still", began, ended, back, until: now() };
+    cluster.redis.as_mut().unwrap().kill();
     cluster.postgres.kill().await;
     let began = now();
     tokio::time::sleep(away).await;
@@ -99,7 +100,7 @@ async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
     let back = now();
     all_are_fresh().await;
     tokio::time::sleep(BETWEEN).await;
-    let was_killed = Outage { what: "was killed", began, ended, back, until: now() };
+    let was_killed = Outage { what: "was killed, Redis too", began, ended, back, until: now() };
     let (wishes, checks) = (makers.end().await, load.end().await);
 
     for outage in [stood_still, was_killed] {

@@ -27,16 +27,20 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// So many, started at once on an empty database of a server of their own.
     pub(crate) async fn start(nodes: usize) -> Self {
-        Self::start_on(nodes, None).await
+        Self::start_on(nodes, Postgres::start(&[]).await, None).await
     }
 
     /// The same with a Redis of their own between them.
     pub(crate) async fn start_with_redis(nodes: usize) -> Self {
-        Self::start_on(nodes, Some(Redis::start().await)).await
+        Self::start_on(nodes, Postgres::start(&[]).await, Some(Redis::start().await)).await
     }
 
-    async fn start_on(nodes: usize, redis: Option<Redis>) -> Self {
-        let postgres = Postgres::start(&[]).await;
+    /// So many on an empty database of this server.
+    pub(crate) async fn start_on(
+        nodes: usize,
+        postgres: Postgres,
+        redis: Option<Redis>,
+    ) -> Self {
         let database = postgres.database().await;
         let mut cluster = Self { nodes: Vec::new(), postgres, redis, database };
         cluster.nodes = join_all((0..nodes).map(|_| cluster.node(Server::build()).start())).await;
