@@ -3,7 +3,7 @@
 //!
 //! It may be away, stand still, forget or lie. A record from it counts only if its position proves it
 //! ([`Cache::install_hint`]), and what is published only makes the next read come sooner. Nobody waits for it for
-//! longer than [`ANSWER_TIME_MAX`], and nothing needs it to start or to decide. Absent on purpose: scripts,
+//! longer than 20 ms, and nothing needs it to start or to decide. Absent on purpose: scripts,
 //! compare-and-set, the cache of the driver.
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -136,8 +136,14 @@ impl Local {
         let folder = Folder::new();
         let out = folder.path().with_extension("out");
         let file = std::fs::File::create(&out).unwrap();
-        let mut script = command(at("local"));
-        script.args(arguments).env("TMPDIR", folder.path()).stdin(Stdio::null());
+        // Who ignores Ctrl-C, as what runs in the background does, has its children ignore it.
+        let mut script = command("env");
+        script
+            .arg("--default-signal=INT")
+            .arg(at("local"))
+            .args(arguments)
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::null());
         script.stdout(file.try_clone().unwrap()).stderr(file);
         let mut local = Self { child: script.spawn().unwrap(), folder };
         eventually(IN_TIME, "everything is started", || {
@@ -192,7 +198,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            self.signal(Signal::INT);
+            self.signal(Signal::TERM);
             let _ = self.child.wait();
         }
         let _ = std::fs::remove_file(self.folder.path().with_extension("out"));

@@ -36,11 +36,7 @@ impl Cluster {
     }
 
     /// So many on an empty database of this server.
-    pub(crate) async fn start_on(
-        nodes: usize,
-        postgres: Postgres,
-        redis: Option<Redis>,
-    ) -> Self {
+    pub(crate) async fn start_on(nodes: usize, postgres: Postgres, redis: Option<Redis>) -> Self {
         let database = postgres.database().await;
         let mut cluster = Self { nodes: Vec::new(), postgres, redis, database };
         cluster.nodes = join_all((0..nodes).map(|_| cluster.node(Server::build()).start())).await;
