@@ -268,7 +268,7 @@ async fn start() -> Dispatch {
     let clock = machine::clock(machine::wall_clock(), Timestamp::EPOCH);
     let prefix = Prefix::parse("hm").expect("a prefix");
     let span = std::time::Duration::from_secs(1);
-    let node = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100, span);
+    let node = Node::wire(&store, clock, Arc::new(MachineEntropy), &prefix, 100, span, None);
     let feed = node.feed.clone();
     tokio::spawn(async move { feed.run().await });
     let token = Token::from_text(TOKEN).expect("a token");
