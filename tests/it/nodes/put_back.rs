@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use latchkey::proto::v1::revoke_key_request::Target;
 use latchkey::proto::v1::{DecisionReason, RevokeKeyRequest};
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use super::log::{Check, Client, Question, Said, now};
@@ -52,11 +53,14 @@ async fn every_node_notices_a_store_that_was_put_back_in_time() {
     for node in awake {
         noticed.push((back, has_noticed(node).await));
     }
-    let mut made = 0;
-    while made < 10 {
-        made += usize::from(operator.try_account(&format!("again-{made}")).await.is_ok());
-        tokio::time::sleep(PAUSE).await;
-    }
+    let changes = async {
+        let mut made = 0;
+        while made < 10 {
+            made += usize::from(operator.try_account(&format!("again-{made}")).await.is_ok());
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    timeout(IN_TIME, changes).await.expect("changes are made again");
     tokio::time::sleep_until((back + BOUND + BOUND / 4).into()).await;
     let woken = now();
     sleeper.resume();
@@ -101,7 +105,13 @@ async fn until_all_say(nodes: &[Channel], questions: &[Question; 3], wanted: [Sa
     for (node, channel) in nodes.iter().enumerate() {
         let mut client = Client::of(node, channel);
         for (number, question) in questions.iter().enumerate() {
-            while client.ask(number, question).await.said != wanted[number] {
+            let until = now() + IN_TIME;
+            loop {
+                let check = client.ask(number, question).await;
+                if check.said == wanted[number] {
+                    break;
+                }
+                assert!(now() < until, "node {node}, not {:?}: {check:?}", wanted[number]);
                 tokio::time::sleep(PAUSE).await;
             }
         }
