@@ -6,7 +6,6 @@
 //! proved by its position.
 
 use std::collections::HashSet;
-use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 

@@ -237,6 +237,7 @@ impl Feed {
             // A wake-up may be left over from somebody whom the last read has answered.
             while !must_read && !self.shared.is_awaited() {
                 tokio::select! {
+                    biased;
                     () = self.shared.somebody_waits.notified() => {}
                     () = &mut pause => must_read = true,
                     () = self.shared.pushed.notified() => {

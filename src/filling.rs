@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::Shared as Joined;
 use hashbrown::DefaultHashBuilder;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use self::admission::Admission;
 use crate::cache::redis::Redis;
@@ -52,12 +54,15 @@ struct Shared {
 #[derive(Default)]
 struct Flights {
     /// A map with a randomly keyed hasher: the bits of a digest can be ground.
-    under_way: HashMap<Digest, watch::Receiver<Landing>, DefaultHashBuilder>,
+    under_way: HashMap<Digest, Landing, DefaultHashBuilder>,
     admission: Admission,
 }
 
-/// What became of a flight; `None` until it has landed, then why it found nothing out, if so.
-type Landing = Option<Result<(), String>>;
+/// What becomes of a flight, for all who wait for it.
+type Landing = Joined<oneshot::Receiver<FoundOut>>;
+
+/// Why nothing was found out, if so.
+type FoundOut = Result<(), String>;
 
 #[derive(Default)]
 struct Refused {
@@ -69,8 +74,8 @@ struct Refused {
 struct Flight {
     shared: Arc<Shared>,
     digest: Digest,
-    landing: watch::Sender<Landing>,
-    has_landed: bool,
+    /// Until it has landed.
+    landing: Option<oneshot::Sender<FoundOut>>,
 }
 
 /// What the cache says of a digest.
@@ -115,12 +120,8 @@ impl Filling {
             self.shared.refused.waiters.fetch_add(1, Ordering::Relaxed);
             return Err(not_ready("too many calls wait for their keys"));
         };
-        let mut landing = self.join(digest)?;
-        match tokio::time::timeout(WAIT_MAX, landing.wait_for(Option::is_some)).await {
-            Ok(Ok(landed)) => match &*landed {
-                Some(Err(why)) => Err(not_ready(why)),
-                Some(Ok(())) | None => Ok(()),
-            },
+        match tokio::time::timeout(WAIT_MAX, self.join(digest)?).await {
+            Ok(Ok(found_out)) => found_out.map_err(|why| not_ready(&why)),
             Ok(Err(_)) | Err(_) => Err(not_ready("the key could not be read in time")),
         }
     }
@@ -137,7 +138,7 @@ impl Filling {
     }
 
     /// The flight for this digest, begun now if there is none.
-    fn join(&self, digest: Digest) -> Result<watch::Receiver<Landing>, Error> {
+    fn join(&self, digest: Digest) -> Result<Landing, Error> {
         let shared = &self.shared;
         let now = shared.started.elapsed();
         let mut flights = shared.flights();
@@ -150,9 +151,10 @@ impl Filling {
             shared.refused.admission.fetch_add(1, Ordering::Relaxed);
             return Err(not_ready("too many keys are looked for that nobody has"));
         }
-        let (landing, landed) = watch::channel(None);
+        let (landing, landed) = oneshot::channel();
+        let landed = landed.shared();
         free.insert(landed.clone());
-        let flight = Flight { shared: Arc::clone(shared), digest, landing, has_landed: false };
+        let flight = Flight { shared: Arc::clone(shared), digest, landing: Some(landing) };
         shared.runtime.spawn(flight.fly());
         Ok(landed)
     }
@@ -193,11 +195,9 @@ impl Flight {
     }
 
     /// Nobody joins it any more, and who waits for it goes on. Once: another may have begun since.
-    fn land(&mut self, landing: Landing) {
-        if std::mem::replace(&mut self.has_landed, true) {
-            return;
-        }
-        let is_found_out = matches!(landing, Some(Ok(())));
+    fn land(&mut self, found_out: Option<FoundOut>) {
+        let Some(landing) = self.landing.take() else { return };
+        let is_found_out = matches!(found_out, Some(Ok(())));
         let is_nobodys = is_found_out && self.shared.known(&self.digest) == Known::Absent;
         let mut flights = self.shared.flights();
         flights.under_way.remove(&self.digest);
@@ -205,8 +205,8 @@ impl Flight {
             flights.admission.give_back();
         }
         drop(flights);
-        if landing.is_some() {
-            self.landing.send_replace(landing);
+        if let Some(found_out) = found_out {
+            let _ = landing.send(found_out);
         }
     }
 }

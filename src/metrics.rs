@@ -3,7 +3,9 @@
 //! What a decision touches is plain atomics, a part for each thread, which are added up when somebody
 //! looks. Absent on purpose: labels that could name a key, an account, a path or a host.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use self::decisions::{Decisions, Lookup, Outcome, Surface};
 pub use self::durations::{Durations, Timing};
@@ -29,7 +31,7 @@ pub struct Metrics {
     pub store: Durations<2>,
 }
 
-/// Measures a span of time.
+/// Measures a span of time, by the clock that timeouts go by.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Instant);
 

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use super::entry::{CachedAccount, CachedKey, Grant, Shared};
 use super::{
-    ABSENT_MAX, AccountId, BuildHasher, Catalogue, DefaultHashBuilder, Digest, Extent, Fence,
-    HashSet, IndexMap, IndexSet, KeyEntry, Known, PageEnd, Position, ReadBatch, Recent, Subject,
-    VICTIMS_COMPARED,
+    ABSENT_MAX, AccountId, Catalogue, DefaultHashBuilder, Digest, Extent, Fence, HashSet, IndexMap,
+    IndexSet, KeyEntry, Known, PageEnd, Position, ReadBatch, Recent, Subject, VICTIMS_COMPARED,
 };
 use crate::lease::Lease;
 use crate::policy::Policy;
@@ -36,7 +35,7 @@ impl Known {
             must_fetch: HashSet::new(),
             extent: Extent::Loading(None),
             evicted: 0,
-            draws: hasher.hash_one(batch.position.tag),
+            draws: batch.position.tag,
         };
         known.recent.remember(&batch.changes);
         known.set_unreadable_aside(&batch);

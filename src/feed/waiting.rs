@@ -1,7 +1,6 @@
 //! Who waits for the next read, and what for.
 
-use std::collections::{HashMap, HashSet};
-
+use indexmap::IndexMap;
 use tokio::sync::oneshot;
 
 use crate::revision::Position;
@@ -11,7 +10,8 @@ use crate::token::Digest;
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) shows: Vec<Show>,
-    pub(super) wanted: HashMap<Digest, Vec<oneshot::Sender<()>>>,
+    /// In the order in which they were asked for.
+    pub(super) wanted: IndexMap<Digest, Vec<oneshot::Sender<()>>>,
 }
 
 /// Somebody who waits for a read sent after now; its commit, if it made one, must be in it.
@@ -23,7 +23,7 @@ pub(super) struct Show {
 /// What a read was asked for, and by whom.
 pub(super) struct Gathered {
     pub(super) shows: Vec<Show>,
-    pub(super) wanted: HashMap<Digest, Vec<oneshot::Sender<()>>>,
+    pub(super) wanted: IndexMap<Digest, Vec<oneshot::Sender<()>>>,
 }
 
 impl Waiting {
@@ -39,8 +39,7 @@ impl Waiting {
             waiters.retain(|waiter| !waiter.is_closed());
             !waiters.is_empty()
         });
-        let first: HashSet<_> = self.wanted.keys().copied().take(most).collect();
-        let wanted = self.wanted.extract_if(|digest, _| first.contains(digest)).collect();
+        let wanted = self.wanted.drain(..most.min(self.wanted.len())).collect();
         Gathered { shows, wanted }
     }
 
