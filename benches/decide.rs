@@ -28,8 +28,8 @@ use latchkey::policy::{Catalogue, Policy};
 use latchkey::revision::Position;
 use latchkey::scope::ScopePattern;
 use latchkey::store::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, MacKey, MacKeys, Mutation, PageEnd,
-    ReadAsk, ReadBatch, Store, StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Change, Done, KeyQuery, MacKey, MacKeys, Mutation,
+    PageEnd, ReadAsk, ReadBatch, Store, StoreError,
 };
 use latchkey::token::{self, Digest, Environment, Prefix, Token};
 use tokio::sync::watch;
@@ -323,7 +323,7 @@ impl Store for NoStore {
         unreachable()
     }
 
-    async fn changed(&self, _: u64, _: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+    async fn changed(&self, _: u64, _: u32) -> Result<Vec<Change>, StoreError> {
         unreachable()
     }
 

@@ -64,8 +64,8 @@ pub trait Store: Send + Sync {
     /// Carries out one mutation, or none of it. A refusal is `Ok(Err(_))`: the store did its part.
     async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError>;
 
-    /// What was changed after the change of this number, the latest first, `most` of it, each with its number.
-    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError>;
+    /// What was changed after the change of this number, the latest first, `most` of it.
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<Change>, StoreError>;
 
     /// The key of this id.
     async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError>;

@@ -13,7 +13,7 @@ use crate::cache::{Cache, Found, KeyView, View};
 use crate::clock::{Clock, Timestamp};
 use crate::key::KeyRecord;
 use crate::lease::{Freshness, Lease};
-use crate::store::{KeyQuery, Store, StoreError, Subject};
+use crate::store::{Change, KeyQuery, NodeQuery, Store, StoreError, Subject};
 
 /// How often the store is asked what was changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -46,8 +46,7 @@ struct Counts {
 
 /// A change that is to be looked at.
 struct Look {
-    n: u64,
-    subject: Subject,
+    change: Change,
     /// When it was there for certain.
     seen: Timestamp,
 }
@@ -87,11 +86,10 @@ impl Verifier {
             // After the store went back in time its numbers begin anew.
             let from = after.map_or(standing.applied.n, |n| n.min(standing.applied.n));
             after = Some(from);
-            // A number that the store gave out twice is the reader's to notice.
             let Ok(changed) = self.store.changed(from, SAMPLE_MAX).await else { continue };
-            after = changed.first().map_or(after, |(n, _)| Some(*n));
+            after = changed.first().map_or(after, |last| Some(last.position.n));
             let seen = self.clock.now();
-            waiting[0].extend(changed.into_iter().map(|(n, subject)| Look { n, subject, seen }));
+            waiting[0].extend(changed.into_iter().map(|change| Look { change, seen }));
             let bound = standing.bounds.bound;
             for (at, span) in [bound, bound * 2, LAST_LOOK].into_iter().enumerate() {
                 while let Some(look) = self.take_due(&mut waiting[at], span) {
@@ -112,7 +110,7 @@ impl Verifier {
     }
 
     async fn look(&self, look: &Look) {
-        let verdicts = match &look.subject {
+        let verdicts = match &look.change.subject {
             Subject::Key(id) => match self.store.key(*id).await {
                 Ok(Some(key)) => vec![self.compare(&key, look).await],
                 Ok(None) | Err(_) => vec![Ok(Verdict::Open)],
@@ -153,14 +151,18 @@ impl Verifier {
         let Some((account, _)) = self.store.account(&key.account, now).await? else {
             return Ok(Verdict::Open);
         };
-        let verdict = self.cache.view(now, |view| match view.freshness(|| self.clock.now()) {
-            Freshness::Fresh => judge(view, key, &account, look),
+        let judged = self.cache.view(now, |view| match view.freshness(|| self.clock.now()) {
+            Freshness::Fresh => (judge(view, key, &account, look), view.applied()),
             // These rows may be of a standby, or of a store that was put back in time: the reader would know, but cannot.
-            Freshness::Stale | Freshness::Expired => Verdict::Open,
+            Freshness::Stale | Freshness::Expired => (Verdict::Open, view.applied()),
         });
-        let Some(verdict @ Verdict::Violation(what)) = verdict else {
-            return Ok(verdict.unwrap_or(Verdict::Open));
-        };
+        let Some((verdict, applied)) = judged else { return Ok(Verdict::Open) };
+        let Verdict::Violation(what) = verdict else { return Ok(verdict) };
+        // A store that was put back in time is the reader's to notice, at its next read.
+        let seen = look.change.position;
+        let last = if seen.n > applied.n { seen } else { applied };
+        let query = NodeQuery { shown: Some(last), with_policy: false };
+        self.store.nodes(query).await?;
         let is_same = self.store.key(key.id).await?.as_ref() == Some(key)
             && self.store.account(&key.account, now).await?.is_some_and(|(it, _)| it == account);
         if !is_same {
@@ -186,11 +188,16 @@ fn judge(view: &View<'_>, key: &KeyRecord, account: &Account, look: &Look) -> Ve
     };
     let Some(what) = different else { return Verdict::Agrees };
     let change = key.revision.n.max(account.revision.n);
+    let seen = look.change.position;
     let is_covered = match view.lease() {
         // Whoever made the change waits until it is applied.
         Lease::Held => false,
-        // What came later than the change that was seen is not covered, and has a look of its own.
-        Lease::Since { from, .. } => from >= look.seen && change <= look.n,
+        // What came later than the change that was seen is not covered, and has a look of its own. Nor is anything by
+        // one from before the store went back in time.
+        Lease::Since { from, .. } => {
+            let is_past = view.applied().n >= seen.n && !view.shows(seen);
+            from >= look.seen && change <= seen.n && !is_past
+        }
     };
     if view.applied().n >= change || is_covered { Verdict::Violation(what) } else { Verdict::Open }
 }

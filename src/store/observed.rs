@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, NodeQuery, Nodes,
-    ReadAsk, ReadBatch, Store, StoreError, Subject, door,
+    AccountQuery, AuditPage, AuditQuery, Change, Done, KeyQuery, Maker, Mutation, NodeQuery, Nodes,
+    ReadAsk, ReadBatch, Store, StoreError, door,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -125,7 +125,7 @@ impl Store for Observed {
         done
     }
 
-    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<Change>, StoreError> {
         self.watch("changed", self.store.changed(after, most), ok).await
     }
 

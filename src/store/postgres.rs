@@ -16,8 +16,8 @@ use self::link::{Link, Pool, ReaderLink};
 use self::settings::Settings;
 use self::writer::{ANSWER_TIME_MAX, Job, Writer};
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Mutation, NodeQuery, Nodes, ReadAsk,
-    ReadBatch, Store, StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Change, Done, KeyQuery, Mutation, NodeQuery, Nodes,
+    ReadAsk, ReadBatch, Store, StoreError,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -146,7 +146,7 @@ impl Store for PostgresStore {
         self.write(|waiter| Job::Mutate(Box::new(mutation), waiter)).await
     }
 
-    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<Change>, StoreError> {
         look_up!(self, link => query::changed(link, after, most))
     }
 

@@ -220,11 +220,9 @@ impl<S: Snapshot> Reading<'_, S> {
     }
 }
 
-/// A row of the feed that begins with `n, kind, subject`.
-pub(super) fn changed(row: &impl Columns) -> Result<(u64, Subject), StoreError> {
-    let n = row.number(0)?;
-    let named = Named { table: "changes", row: n.to_string() };
-    Ok((n.cast_unsigned(), subject(&named, &row.text(1)?, &row.text(2)?)?))
+/// A row of `n, tag, kind, subject, digest, epoch`.
+pub(super) fn changed(row: &impl Columns) -> Result<Change, StoreError> {
+    change(row, row.number(5)?.cast_unsigned())
 }
 
 fn subject(named: &Named, kind: &str, subject: &str) -> Result<Subject, StoreError> {

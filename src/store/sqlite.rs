@@ -18,8 +18,8 @@ use self::open::Opened;
 use self::writer::{Job, Writer};
 use super::door::Rows as _;
 use super::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, MacKey, Mutation, ReadAsk, ReadBatch,
-    Store, StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Change, Done, KeyQuery, MacKey, Mutation, ReadAsk,
+    ReadBatch, Store, StoreError,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -161,7 +161,7 @@ impl Store for SqliteStore {
         self.write(|waiter| Job::Mutate(Box::new(mutation), waiter)).await
     }
 
-    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<Change>, StoreError> {
         query::changed(&self.lookups, after, most).await
     }
 

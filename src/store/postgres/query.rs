@@ -11,7 +11,7 @@ use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, KeyState};
 use crate::store::sql::{Columns as _, account_row, key_row, select_keys};
-use crate::store::{AccountQuery, KeyQuery, StoreError, Subject, reading};
+use crate::store::{AccountQuery, Change, KeyQuery, StoreError, reading};
 use crate::token::{Digest, Environment};
 
 /// A list of keys that is led by one condition; the others are looked at row by row. The state is told
@@ -65,9 +65,11 @@ pub(super) async fn changed(
     link: &mut Link,
     after: u64,
     most: u32,
-) -> Result<Vec<(u64, Subject)>, StoreError> {
-    let query =
-        sqlx::query("SELECT n, kind, subject FROM changes WHERE n > $1 ORDER BY n DESC LIMIT $2");
+) -> Result<Vec<Change>, StoreError> {
+    let query = sqlx::query(
+        "SELECT changes.n, changes.tag, kind, subject, digest, epoch FROM changes, feed \
+         WHERE changes.n > $1 ORDER BY changes.n DESC LIMIT $2",
+    );
     let rows = link.all(query.bind(after.cast_signed()).bind(i64::from(most))).await?;
     rows.iter().map(reading::changed).collect()
 }

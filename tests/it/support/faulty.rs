@@ -11,8 +11,8 @@ use latchkey::key::{KeyId, KeyRecord};
 use latchkey::policy::Policy;
 use latchkey::revision::Position;
 use latchkey::store::{
-    AccountQuery, AuditPage, AuditQuery, Done, KeyQuery, Maker, Mutation, NodeQuery, Nodes,
-    ReadAsk, ReadBatch, Store, StoreError, Subject,
+    AccountQuery, AuditPage, AuditQuery, Change, Done, KeyQuery, Maker, Mutation, NodeQuery, Nodes,
+    ReadAsk, ReadBatch, Store, StoreError,
 };
 use latchkey::token::Digest;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -136,7 +136,7 @@ impl Store for FaultyStore {
         done
     }
 
-    async fn changed(&self, after: u64, most: u32) -> Result<Vec<(u64, Subject)>, StoreError> {
+    async fn changed(&self, after: u64, most: u32) -> Result<Vec<Change>, StoreError> {
         self.calls.call("changed", move |store| store.changed(after, most)).await
     }
 
