@@ -24,7 +24,7 @@ use crate::policy::Policy;
 use crate::revision::Position;
 use crate::token::{Digest, Environment};
 
-mod door;
+pub mod door;
 mod mac_key;
 mod postgres;
 mod reading;

@@ -38,7 +38,7 @@ mod requests;
 
 /// Carries out a mutation on the rows of one transaction, or says why not. Unless it comes out with
 /// `Ok(Ok(_))`, everything that was written must be rolled back.
-pub(super) async fn pass<R: Rows>(
+pub async fn pass<R: Rows>(
     rows: &mut R,
     mutation: &Mutation,
 ) -> Result<Result<Done, Error>, StoreError> {
@@ -51,7 +51,7 @@ pub(super) async fn pass<R: Rows>(
 
 /// The rows of one transaction, in which nobody else writes.
 #[async_trait]
-pub(super) trait Rows: Send {
+pub trait Rows: Send {
     /// The head of the feed. It is asked for first, and from then on to the end of the transaction no
     /// other transaction may come past it: this makes the numbers gapless and in commit order.
     async fn head(&mut self) -> Result<Head, StoreError>;
@@ -123,26 +123,30 @@ pub(super) trait Rows: Send {
 }
 
 /// The head of the feed.
-pub(super) struct Head {
+pub struct Head {
     /// The last change; number 0 when there was none yet.
-    pub(super) position: Position,
+    pub position: Position,
     /// When it was made.
-    pub(super) at: Timestamp,
+    pub at: Timestamp,
     /// Whether the root key was made.
-    pub(super) is_seeded: bool,
+    pub is_seeded: bool,
 }
 
 /// What a request made, so that a repeat can say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Made {
-    pub(super) account: AccountId,
-    pub(super) key: Option<KeyId>,
+pub struct Made {
+    /// The account, or that of the key.
+    pub account: AccountId,
+    /// The key, if it was one.
+    pub key: Option<KeyId>,
 }
 
 /// A request that was carried out before.
-pub(super) struct Remembered {
-    pub(super) content: Vec<u8>,
-    pub(super) made: Made,
+pub struct Remembered {
+    /// What was asked, as its mark has it.
+    pub content: Vec<u8>,
+    /// What it made.
+    pub made: Made,
 }
 
 /// Why a mutation came to a halt: refused by a rule, or failed by the database.
