@@ -371,7 +371,9 @@ impl SharedFeed {
         let halvings = self.halvings.load(Ordering::Relaxed);
         let must_renew = self.must_renew();
         // What made a read too slow must not cost the lease: it is renewed by one that brings changes alone.
-        let is_bare = must_renew && halvings > 0;
+        // Where every read has to renew it, some are whole all the same, or nothing else would ever come.
+        let is_bare =
+            must_renew && halvings > 0 && self.good_reads.load(Ordering::Relaxed) < GOOD_READS;
         let gathered = self.waiting().gather(if is_bare { 0 } else { GATHERED_MAX >> halvings });
         let wanted = gathered.wanted.keys().copied().collect();
         let (mut ask, lease) = self.ask(wanted, halvings, must_renew);
@@ -443,13 +445,13 @@ impl SharedFeed {
         Err(PAUSE)
     }
 
-    /// After many reads that were fast enough, they ask for twice as much.
+    /// After many reads that were fast enough, the last of them whole, they ask for twice as much.
     fn ask_for_more(&self, halvings: u32, is_bare: bool) {
-        if halvings == 0 || is_bare {
+        if halvings == 0 {
             return;
         }
         let good = self.good_reads.fetch_add(1, Ordering::Relaxed) + 1;
-        if good >= GOOD_READS {
+        if good >= GOOD_READS && !is_bare {
             self.good_reads.store(0, Ordering::Relaxed);
             self.halvings.store(halvings - 1, Ordering::Relaxed);
         }

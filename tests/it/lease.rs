@@ -66,6 +66,11 @@ impl Rig {
 
     /// Whose reads are given up after so long.
     async fn start_with(read_time_max: Duration) -> Self {
+        Self::start_holding(1_000, read_time_max).await
+    }
+
+    /// Which has room for so many keys.
+    async fn start_holding(keys_max: usize, read_time_max: Duration) -> Self {
         let place = place::on_postgres().await;
         let store = FaultyStore::new(place.open().await);
         let as_store: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
@@ -76,7 +81,7 @@ impl Rig {
             Arc::clone(&clock) as Arc<dyn Clock>,
             Arc::new(MachineEntropy),
             &prefix,
-            1_000,
+            keys_max,
             read_time_max,
             None,
         );
@@ -166,6 +171,11 @@ impl Rig {
         let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
         reached.unwrap_or_else(|_| panic!("never: {what}"));
     }
+}
+
+fn bounds(bound_ms: u64, grace_ms: u64) -> Command {
+    let policy = Policy { bound_ms, grace_ms, ..Policy::default() };
+    Command::ApplyPolicy { policy, expected: None, is_dry_run: false, allow_orphans: false }
 }
 
 const READ: Required<'_> = Required::Scope("memory:read");
@@ -282,12 +292,6 @@ async fn a_row_says_nothing_of_what_the_read_after_it_brings() {
 async fn a_shorter_bound_counts_at_once_and_a_longer_one_when_others_know() {
     let rig = Rig::start().await;
     let (_, token) = rig.key("memory:read", Expiry::Never).await;
-    let bounds = |bound_ms, grace_ms| Command::ApplyPolicy {
-        policy: Policy { bound_ms, grace_ms, ..Policy::default() },
-        expected: None,
-        is_dry_run: false,
-        allow_orphans: false,
-    };
     rig.change(bounds(200, 0)).await;
     rig.store.hold_reads();
     rig.pass(Duration::from_millis(300));
@@ -305,6 +309,21 @@ async fn a_shorter_bound_counts_at_once_and_a_longer_one_when_others_know() {
         rig.ask(&token, READ).await == ALLOWED
     })
     .await;
+}
+
+#[tokio::test]
+async fn keys_are_read_again_once_the_store_is_no_longer_slow_however_short_the_bound() {
+    let rig = Rig::start_holding(1, Duration::from_millis(250)).await;
+    let (_, one) = rig.key("memory:read", Expiry::Never).await;
+    let (_, other) = rig.key("memory:read", Expiry::Never).await;
+    // So short that every read has to renew the lease.
+    rig.change(bounds(200, 0)).await;
+    rig.store.hold_reads();
+    rig.until("a read is given up", async |rig| rig.node.feed.reads_given_up() > 0).await;
+    rig.store.pass_reads();
+    for token in [&one, &other, &one] {
+        rig.until("it is read", async |rig| rig.ask(token, READ).await == ALLOWED).await;
+    }
 }
 
 #[tokio::test]
