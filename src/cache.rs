@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use hashbrown::DefaultHashBuilder;
 use indexmap::{IndexMap, IndexSet};
-use thiserror::Error;
 
 use crate::account::AccountId;
 use crate::clock::Timestamp;
@@ -25,11 +24,13 @@ use crate::token::Digest;
 
 mod apply;
 mod entry;
+mod fence;
 mod hint;
 mod recent;
 
 pub mod redis;
 
+pub use fence::Fence;
 pub use hint::{AccountEntry, Hint, KeyEntry, Said, Unusable};
 
 use entry::{CachedAccount, CachedKey, Grant, Shared};
@@ -122,41 +123,6 @@ pub enum Doubt {
     Account(AccountId),
     /// Everything: a policy, or keys that were not named.
     Everything,
-}
-
-/// Why nothing that the cache holds can be trusted any more: the store went back in time, or broke
-/// its order.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Fence {
-    /// It is another store, or was restored as such.
-    #[error("the store is in another epoch")]
-    AnotherEpoch,
-    /// What was applied is not what stands there now.
-    #[error("the store went back in time: at change {n} it no longer holds what this node applied")]
-    WentBack {
-        /// The number.
-        n: u64,
-    },
-    /// A change is missing.
-    #[error("the store's order is broken: after change {n} comes {next}")]
-    Gap {
-        /// The last change that fits.
-        n: u64,
-        /// What comes after it.
-        next: u64,
-    },
-    /// A commit that this node was told of is not there.
-    #[error("the store does not show change {n}, which it acknowledged")]
-    OwnCommitMissing {
-        /// The number.
-        n: u64,
-    },
-    /// The store must not be used by this version any more.
-    #[error("the store {0}")]
-    Outgrown(String),
-    /// The policy in the store is not one.
-    #[error("the store's policy cannot be used: {0}")]
-    BadPolicy(String),
 }
 
 /// The cache as one request sees it, for one step.

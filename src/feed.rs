@@ -24,7 +24,6 @@ use crate::store::{NodeRow, ReadAsk, Store, StoreError};
 use crate::token::Digest;
 
 mod loading;
-
 mod waiting;
 
 use waiting::{Show, Waiting};
@@ -483,12 +482,11 @@ impl SharedFeed {
     }
 
     fn report_fence(&self, fence: &Fence) -> Duration {
-        self.fences.fetch_add(1, Ordering::Relaxed);
+        if fence.is_of_history() {
+            self.fences.fetch_add(1, Ordering::Relaxed);
+        }
         self.knows.send_replace(false);
-        tracing::error!(
-            %fence,
-            "the store cannot be trusted with what it said before: this node allows nothing and starts over"
-        );
+        tracing::error!(%fence, "what is held must not be used: this node allows nothing and starts over");
         PAUSE_AFTER_FENCE + self.apart()
     }
 }

@@ -357,4 +357,5 @@ async fn a_store_that_asks_for_a_newer_version_is_used_no_more() {
         rig.place.sql(&format!("UPDATE feed SET {column} = {column} - 99")).await;
         rig.until("it answers again", async |rig| rig.ask(&token, READ).await == ALLOWED).await;
     }
+    assert_eq!(rig.node.feed.fences(), 0, "the store did not go back in time");
 }
