@@ -162,13 +162,16 @@ impl Authorizer {
                     return Ok(Looked::Behind);
                 }
                 let needed = match question.required {
-                    Required::Scope(text) => {
-                        let expression = view.catalogue().expression(text);
-                        let wrong = |error: BadExpression| {
-                            Error::invalid("required_scope", error.to_string())
-                        };
-                        Needed::of_question(question, Some(expression.map_err(wrong)?))
-                    }
+                    Required::Scope(text) => match view.catalogue().expression(text) {
+                        Ok(expression) => Needed::of_question(question, Some(expression)),
+                        // A policy that was made since may have it.
+                        Err(BadExpression::Unknown { .. }) if !self.is_fresh(view) => {
+                            return Ok(Looked::TooOld);
+                        }
+                        Err(wrong) => {
+                            return Err(Error::invalid("required_scope", wrong.to_string()));
+                        }
+                    },
                     Required::AuthenticateOnly => Needed::of_question(question, None),
                     Required::ByRules(target) => match Needed::by_rules(question, target, view) {
                         Ok(needed) => needed,
@@ -202,9 +205,7 @@ impl Authorizer {
                         Ok(self.in_time(decision, is_strict, view))
                     }
                     // Absence is final only while it is known that nothing was made since.
-                    Found::Absent if view.freshness(|| self.clock.now()) != Freshness::Fresh => {
-                        Ok(Looked::Miss(digest))
-                    }
+                    Found::Absent if !self.is_fresh(view) => Ok(Looked::Miss(digest)),
                     Found::Absent => {
                         let decision = decided(Err(Denial::UnknownKey), None, needed, view);
                         Ok(Looked::Decided(decision))
@@ -213,6 +214,10 @@ impl Authorizer {
                 }
             })
             .unwrap_or_else(|| Err(not_ready("this node holds nothing of the store yet")))
+    }
+
+    fn is_fresh(&self, view: &View<'_>) -> bool {
+        view.freshness(|| self.clock.now()) == Freshness::Fresh
     }
 
     /// The decision, if what is held may still be answered from. The clock is the last that is looked at: whoever was

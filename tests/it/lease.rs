@@ -209,6 +209,8 @@ async fn without_a_lease_answers_are_stale_then_there_are_none() {
     assert_eq!(rig.ask(&admin, who).await, NO_ANSWER);
     assert_eq!(rig.ask(&reading, STRICT).await, NO_ANSWER, "a lack is not final either");
     assert_eq!(rig.ask(&unknown, READ).await, NO_ANSWER, "it may have been made since");
+    let later = Required::Scope("memory:later");
+    assert_eq!(rig.ask(&reading, later).await, NO_ANSWER, "a later policy may have it");
     assert_eq!(rig.ask(&disabled, READ).await, Ok((Some(Denial::KeyDisabled), true)));
     assert_eq!(rig.ask(&revoked, STRICT).await, Ok((Some(Denial::KeyRevoked), false)));
 
