@@ -1,6 +1,6 @@
 //! Administration: making, changing, rotating and revoking keys, accounts and the policy.
 //!
-//! Every change goes through one method, `Keyring::mutate`: it is answered after a read sent after its
+//! Every change goes through one method, `Keyring::mutate_doubting`: it is answered after a read sent after its
 //! commit has shown it, so that on this node no earlier answer can return. A call that goes away half-way
 //! must not stop it: the transport runs administration as tasks of their own.
 
@@ -113,9 +113,19 @@ impl Keyring {
         self.mutate(maker, operator.peer, command).await
     }
 
-    /// The one way to a change.
     async fn mutate(&self, maker: Maker, peer: String, command: Command) -> Result<Done, Error> {
         let doubts = doubts(&command);
+        self.mutate_doubting(maker, peer, command, doubts).await
+    }
+
+    /// The one way to a change. Should its outcome not be known, the doubts are what must be read again.
+    async fn mutate_doubting(
+        &self,
+        maker: Maker,
+        peer: String,
+        command: Command,
+        doubts: Vec<Doubt>,
+    ) -> Result<Done, Error> {
         let mut seed = [0; 32];
         self.entropy.fill(&mut seed);
         let mutation = Mutation { maker, peer, now: self.clock.now(), seed, command };
@@ -157,7 +167,7 @@ fn doubts(command: &Command) -> Vec<Doubt> {
         // An account without keys is in no cache.
         Command::CreateAccount { .. } => Vec::new(),
         Command::UpdateAccount { id, .. } => vec![Doubt::Account(id.clone())],
-        // These concern keys that are not named: a rotation ends the predecessor's predecessor too.
+        // These concern keys that are not named; a rotation names them where its key is known.
         Command::RotateKey { .. }
         | Command::RevokeKey { with_created: true, .. }
         | Command::ApplyPolicy { .. }

@@ -7,6 +7,7 @@ use super::{Keyring, Page, Receipt, missing, page, request_mark};
 use crate::account::{AccountId, Labels};
 use crate::authorizer::Operator;
 use crate::authorizer::operator::{ReadKeys, WriteKeys};
+use crate::cache::Doubt;
 use crate::error::Error;
 use crate::key::{Expiry, KeyChange, KeyId, KeyRecord, KeyState, NewKey, RevokeReason};
 use crate::revision::Position;
@@ -232,12 +233,17 @@ impl Keyring {
     ) -> Result<Rotated, Error> {
         // The new token says the environment, so the key is looked at first; the door checks the rest.
         let key = self.store.key(id).await?.filter(|key| operator.reaches(&key.account));
-        let environment = key.ok_or_else(Error::not_found)?.environment;
-        let (token, secret) = self.new_token(environment);
+        let old = key.ok_or_else(Error::not_found)?;
+        let (token, secret) = self.new_token(old.environment);
+        // The one before it ends as well, and which that is never changes.
+        let predecessor = old.rotated_from.map(Doubt::Key);
+        let mut doubts = vec![Doubt::Key(id), Doubt::Digest(secret.digest)];
+        doubts.extend(predecessor);
         let overlap_text = overlap.as_micros().to_string();
         let request = request_mark(request_id, &["RotateKey", &id.to_string(), &overlap_text]);
         let command = Command::RotateKey { id, secret, overlap, request };
-        let done = self.mutate_as(operator, command).await?;
+        let maker = operator.maker();
+        let done = self.mutate_doubting(maker, operator.peer, command, doubts).await?;
         let mut keys = done.keys.into_iter();
         let (Some(key), Some(previous)) = (keys.next(), keys.next()) else {
             return Err(missing("key"));

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use latchkey::account::{AccountId, NewAccount};
 use latchkey::app::Node;
-use latchkey::authorizer::{Credential, Question, Required};
+use latchkey::authorizer::operator::WriteKeys;
+use latchkey::authorizer::{Credential, Operator, Question, Required};
 use latchkey::clock::{Entropy, Timestamp};
 use latchkey::decision::Denial;
 use latchkey::error::{Error, Reason};
@@ -103,6 +104,20 @@ impl Rig {
     async fn a_held_read(&self) {
         let held = self.store.a_read_is_held.notified();
         tokio::time::timeout(Duration::from_secs(10), held).await.expect("a read is sent");
+    }
+
+    /// Whoever may do everything.
+    async fn operator(&self) -> Operator<WriteKeys> {
+        let (token, secret) = self.node.keyring.new_token(Environment::Live);
+        let new = NewKey {
+            account: AccountId::parse("latchkey").unwrap(),
+            scopes: vec![ScopePattern::parse("latchkey:admin").unwrap()],
+            ..a_key()
+        };
+        mutate(&*self.store, Command::CreateKey { new, secret, request: None }).await;
+        self.node.feed.show(None).await.unwrap();
+        let credential = Credential::Token(token.expose().as_bytes());
+        self.node.authorizer.operator(credential, None, String::new()).await.unwrap()
     }
 
     async fn revoke(&self, id: KeyId) {
@@ -249,6 +264,26 @@ async fn after_an_unknown_outcome_nothing_of_the_subject_is_used_until_it_was_re
     rig.store.pass_reads();
     rig.store.let_go();
     until(Some(Some(Denial::KeyRevoked)), async || rig.ask(&token).await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_rotation_of_unknown_outcome_puts_its_own_keys_in_doubt_and_no_others() {
+    let rig = Rig::with_room_for(100).await;
+    let overlap = Duration::from_hours(1);
+    let (id, first) = rig.key().await;
+    let (_, other) = rig.key().await;
+    let (one, two) = (rig.operator().await, rig.operator().await);
+    let second = rig.node.keyring.rotate_key(one, id, overlap, None).await.ok().unwrap();
+    for token in [&first, &second.token, &other] {
+        assert_eq!(rig.ask(token).await.unwrap(), None);
+    }
+    rig.store.hold_reads();
+    rig.store.forget_outcome.store(true, Ordering::SeqCst);
+    let told = rig.node.keyring.rotate_key(two, second.key.id, overlap, None).await.err().unwrap();
+    assert_eq!(told.reason, Reason::OutcomeUnknown);
+    assert!(rig.ask(&first).await.is_err(), "it may be revoked");
+    assert!(rig.ask(&second.token).await.is_err(), "its time may be over sooner");
+    assert_eq!(rig.ask(&other).await.unwrap(), None);
 }
 
 #[tokio::test]
