@@ -23,6 +23,8 @@ use crate::support::pki::Authority;
 use crate::support::postgres::Postgres;
 
 const SOON: Duration = Duration::from_secs(30);
+/// How long a look-up may take.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Why a store of this URL cannot be opened.
 async fn fault(url: &str) -> String {
@@ -258,6 +260,17 @@ async fn a_server_that_stands_still_is_unavailable_and_serves_again_when_it_goes
 fn signal(process: i32, signal: rustix::process::Signal) {
     let process = rustix::process::Pid::from_raw(process).unwrap();
     rustix::process::kill_process(process, signal).unwrap();
+}
+
+#[tokio::test]
+async fn who_asks_about_nodes_waits_no_longer_for_a_server_that_stands_still_than_who_looks_up() {
+    let server = Postgres::start(&[]).await;
+    let database = server.database().await;
+    let store = open(&server.url(&database)).await.unwrap();
+    let _frozen = server.freeze().await;
+    let asking = tokio::time::timeout(LOOKUP_TIME_MAX * 3, store.nodes(NodeQuery::default()));
+    let told = asking.await.expect("an answer in time").unwrap_err();
+    assert!(matches!(told, StoreError::Unavailable(_)), "{told}");
 }
 
 #[tokio::test]
