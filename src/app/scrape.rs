@@ -90,14 +90,13 @@ impl Sources {
         for (result, count) in self.verifier.counts() {
             all.add(&table::VERIFIER_LOOKS, [result], Value::Count(count));
         }
-        if let Some(standing) = self.cache.standing() {
-            let now = self.clock.now();
-            if let Lease::Since { from, .. } = standing.lease {
-                all.add(&table::LEASE_AGE, [], Value::Amount(now.since(from).as_secs_f64()));
-            }
-            let is_fresh = standing.freshness(now) == Freshness::Fresh;
-            all.add(&table::LEASE_FRESH, [], Value::Count(is_fresh.into()));
+        let (standing, now) = (self.cache.standing(), self.clock.now());
+        if let Some(Lease::Since { from, .. }) = standing.map(|it| it.lease) {
+            all.add(&table::LEASE_AGE, [], Value::Amount(now.since(from).as_secs_f64()));
         }
+        // Whoever knows nothing is not fresh either, and somebody has to be told.
+        let is_fresh = standing.is_some_and(|it| it.freshness(now) == Freshness::Fresh);
+        all.add(&table::LEASE_FRESH, [], Value::Count(is_fresh.into()));
     }
 
     fn scrape_listeners(&self, all: &mut Snapshot) {
