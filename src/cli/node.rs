@@ -40,8 +40,9 @@ pub(super) fn run(
 }
 
 fn table(nodes: &[Node]) -> Table {
-    let mut table =
-        Table::new(&["NODE", "MACHINE", "VERSION", "STATE", "BEHIND", "RENEWED", "STARTED"]);
+    let mut table = Table::new(&[
+        "NODE", "MACHINE", "VERSION", "STATE", "BEHIND", "RENEWED", "STARTED", "REVISION",
+    ]);
     for node in nodes {
         let plain_text = |text: String| (text, Tone::Plain);
         let tone = match node.state() {
@@ -59,6 +60,11 @@ fn table(nodes: &[Node]) -> Table {
             plain_text(behind),
             plain_text(format!("{}.{:01} s ago", ago.seconds, ago.nanos / 100_000_000)),
             plain_text(shown(node.start_time.as_ref())),
+            plain_text(if node.revision.is_empty() {
+                "-".to_owned()
+            } else {
+                node.revision.clone()
+            }),
         ]);
     }
     table

@@ -40,13 +40,15 @@ pub(super) fn rows(receipt: &Receipt) -> Vec<(&'static str, String)> {
 /// The same in a sentence.
 pub(super) fn told(receipt: &Receipt) -> String {
     let awaited = receipt.pending_nodes.len();
-    let now = "Every node that runs has applied it: it holds everywhere.".to_owned();
-    let (Some(span), 1..) = (receipt.effective_everywhere_in, awaited) else { return now };
-    let who = match (receipt.pending_nodes[0].as_str(), awaited) {
+    let Some(first) = receipt.pending_nodes.first() else {
+        return "Every node that runs has applied it: it holds everywhere.".to_owned();
+    };
+    let who = match (first.as_str(), awaited) {
         (UNKNOWN, _) => "Which nodes have applied it could not be found out".to_owned(),
         (_, 1) => "One node may not have applied it yet".to_owned(),
         (_, _) => format!("{awaited} nodes may not have applied it yet"),
     };
+    let Some(span) = receipt.effective_everywhere_in else { return format!("{who}.") };
     if is_zero(&span) {
         return format!("{who}, but none can still go by what was true before.");
     }
@@ -130,5 +132,7 @@ mod tests {
         );
         assert!(told(&["a", "b"], 0).ends_with("none can still go by what was true before."));
         assert!(told(&["*"], 86_400).contains("could not be found out"));
+        let unsaid = Receipt { pending_nodes: vec!["a".to_owned()], ..Receipt::default() };
+        assert_eq!(super::told(&unsaid), "One node may not have applied it yet.");
     }
 }

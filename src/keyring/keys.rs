@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::nodes::{Made, Patience};
 use super::{Keyring, Page, Receipt, missing, page, request_mark};
 use crate::account::{AccountId, Labels};
@@ -12,9 +14,11 @@ use crate::error::Error;
 use crate::key::{Expiry, KeyChange, KeyId, KeyRecord, KeyState, NewKey, RevokeReason};
 use crate::revision::Position;
 use crate::scope::ScopePattern;
-use crate::store::{Command, KeyQuery, KeyTarget};
+use crate::store::{Command, KeyQuery, KeyTarget, StoreError};
 use crate::token::{Digest, Environment, Token};
 
+/// How long what is looked at before a change may take: who can change nothing is to hear of it within a second.
+const BEFORE_CHANGE_TIME_MAX: Duration = Duration::from_millis(500);
 /// How many keys may have the same hint and be shown for it.
 const LOOKUP_KEYS_MAX: u32 = 100;
 
@@ -232,7 +236,9 @@ impl Keyring {
         request_id: Option<String>,
     ) -> Result<Rotated, Error> {
         // The new token says the environment, so the key is looked at first; the door checks the rest.
-        let key = self.store.key(id).await?.filter(|key| operator.reaches(&key.account));
+        let look = timeout(BEFORE_CHANGE_TIME_MAX, self.store.key(id)).await;
+        let key = look.unwrap_or_else(|_| Err(StoreError::Unavailable("it is too slow".into())));
+        let key = key?.filter(|key| operator.reaches(&key.account));
         let old = key.ok_or_else(Error::not_found)?;
         let (token, secret) = self.new_token(old.environment);
         // The one before it ends as well, and which that is never changes.
