@@ -28,7 +28,7 @@ use crate::verifier::Verifier;
 
 use self::background::Background;
 use self::listeners::{Addresses, Listeners};
-use self::stop::{Stop, wait_for};
+use self::stop::{Stage, Stop};
 use self::telling::Telling;
 use self::watched::{Told, Watched};
 
@@ -60,7 +60,7 @@ const FIRST_READ_TIME_MAX: Duration = Duration::from_secs(30);
 pub fn serve(config: Config, dev: Option<Dev>, logging: &Logging) -> Result<ExitCode, Failures> {
     let runtime = background()?;
     let ended = runtime.block_on(run(config, dev, logging));
-    // Whoever told us twice to stop does not wait for what is still under way.
+    // Whoever told us again to stop does not wait for what is still under way.
     runtime.shutdown_background();
     ended
 }
@@ -179,15 +179,14 @@ enum End {
     Broken,
 }
 
-/// Whoever tells us twice to stop does not wait, for a start no more than for calls in flight or for the store to close:
+/// Whoever tells us again to stop does not wait, for a start no more than for calls in flight or for the store to close:
 /// what was answered is durable all the same.
 async fn run(config: Config, dev: Option<Dev>, logging: &Logging) -> Result<ExitCode, Failures> {
     let stop = Stop::listen()?;
-    let told = stop.told();
     tokio::select! {
-        ended = run_until_told(config, dev, logging, stop) => ended,
-        () = wait_for(told, 2) => {
-            tracing::warn!("told twice to stop: what is under way is dropped");
+        ended = run_until_told(config, dev, logging, &stop) => ended,
+        () = stop.reaches(Stage::AtOnce) => {
+            tracing::warn!("told again to stop: what is under way is dropped");
             Ok(ExitCode::FAILURE)
         }
     }
@@ -197,7 +196,7 @@ async fn run_until_told(
     mut config: Config,
     dev: Option<Dev>,
     logging: &Logging,
-    stop: Stop,
+    stop: &Stop,
 ) -> Result<ExitCode, Failures> {
     machine::raise_open_files();
     // Its temporary folder goes last, when the store in it is closed.
@@ -232,7 +231,7 @@ async fn work(
     dev: Option<&dev::Session>,
     policy: Option<Policy>,
     listeners: Listeners,
-    stop: Stop,
+    stop: &Stop,
 ) -> Result<End, Failures> {
     let store: &Arc<dyn Store> = &(Arc::clone(&watched.store) as Arc<dyn Store>);
     let clock = clock(&**store).await?;
@@ -269,7 +268,7 @@ async fn work(
     let scrape = watched.scrape(&node, &listeners, &telling);
     let exporter = telling.export(config, &node.name, Arc::clone(&scrape), &clock)?;
     let told = Told { observer: telling.observer, scrape, watched };
-    let serving = listeners.serve(config, &node, told, &stop.told())?;
+    let serving = listeners.serve(config, &node, told)?;
     if let Some(lines) = &lines {
         lines.print(&serving.addresses)?;
     }

@@ -161,6 +161,8 @@ pub struct Serve {
     pub connections_max: u64,
     /// The age at which a client is asked to connect anew, in seconds.
     pub connection_age_seconds: u64,
+    /// How long calls are still taken and answered once readiness says that we are told to stop, in seconds.
+    pub notice_seconds: u64,
     /// How long calls in flight have to end at shutdown, in seconds.
     pub drain_seconds: u64,
 }
@@ -192,7 +194,14 @@ impl Config {
             token: Token { prefix },
             policy: Policy { file },
             cache: Cache { keys_max },
-            serve: Serve { threads, connections_max, connection_age_seconds, drain_seconds },
+            serve:
+                Serve {
+                    threads,
+                    connections_max,
+                    connection_age_seconds,
+                    notice_seconds,
+                    drain_seconds,
+                },
             log: Log { level, format },
             telemetry:
                 Telemetry {
@@ -246,6 +255,7 @@ impl Config {
             ("serve.threads", threads),
             ("serve.connections_max", connections_max),
             ("serve.connection_age_seconds", connection_age_seconds),
+            ("serve.notice_seconds", notice_seconds),
             ("serve.drain_seconds", drain_seconds),
             ("log.level", level),
             ("log.format", format),
@@ -327,6 +337,7 @@ impl Default for Serve {
             threads: 0,
             connections_max: 2_000,
             connection_age_seconds: 30 * 60,
+            notice_seconds: 2,
             drain_seconds: 10,
         }
     }

@@ -79,7 +79,7 @@ pub struct Parts {
     /// Watches every call.
     pub observer: Observer,
     /// Whether the server is about to end: then nobody waits for anything but answers.
-    pub is_draining: Arc<AtomicBool>,
+    pub is_stopping: Arc<AtomicBool>,
 }
 
 /// All of latchkey's gRPC services, and what is told of their health: that nothing is served yet.
@@ -93,11 +93,11 @@ pub fn service(parts: Parts) -> (Health, Dispatch) {
         reflection,
         background,
         observer,
-        is_draining,
+        is_stopping,
     } = parts;
     let health = Health::new();
     let admission = Admission(authorizer.clone());
-    let keys = keys::Keys::new(admission.clone(), keyring.clone(), is_draining);
+    let keys = keys::Keys::new(admission.clone(), keyring.clone(), is_stopping);
     let accounts = accounts::Accounts::new(admission.clone(), keyring.clone());
     let policy = policy::Policies::new(admission.clone(), keyring.clone());
     let nodes = nodes::Nodes::new(admission.clone(), keyring.clone());

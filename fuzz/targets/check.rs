@@ -291,7 +291,7 @@ async fn start() -> Dispatch {
         reflection: false,
         background: tokio::runtime::Handle::current(),
         observer: Observer::new(Arc::default(), None),
-        is_draining: Arc::default(),
+        is_stopping: Arc::default(),
     });
     dispatch
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::stop::{Stop, wait_for};
+use super::stop::{Stage, Stop};
 use super::watched::Told;
 use super::{End, Node, readiness};
 use crate::config::{self, Config, LoadedTls};
@@ -30,7 +30,10 @@ pub(super) struct Listeners {
 pub(super) struct Serving {
     tasks: JoinSet<()>,
     health: grpc::Health,
-    is_draining: Arc<AtomicBool>,
+    is_stopping: Arc<AtomicBool>,
+    notice: Duration,
+    /// Dropping it closes the listeners.
+    open: watch::Sender<()>,
     pub(super) addresses: Addresses,
 }
 
@@ -71,7 +74,6 @@ impl Listeners {
         config: &Config,
         node: &Node,
         Told { observer, scrape, watched }: Told<'_>,
-        told: &watch::Receiver<u8>,
     ) -> Result<Serving, Failure> {
         let threads = usize::try_from(config.serve.threads).ok().and_then(NonZeroUsize::new);
         let workers =
@@ -82,7 +84,7 @@ impl Listeners {
             drain_timeout: Duration::from_secs(config.serve.drain_seconds),
             ..Limits::default()
         };
-        let is_draining = Arc::new(AtomicBool::new(false));
+        let is_stopping = Arc::new(AtomicBool::new(false));
         let callers = callers(config);
         warn_of_refusing_all(&callers, self.http.as_ref());
         let gateway = gateway(config);
@@ -96,7 +98,7 @@ impl Listeners {
             reflection: config.grpc.reflection,
             background: tokio::runtime::Handle::current(),
             observer: observer.clone().at(listener),
-            is_draining: Arc::clone(&is_draining),
+            is_stopping: Arc::clone(&is_stopping),
         });
         let http_service = http::public(http::Public {
             authorizer: node.authorizer.clone(),
@@ -104,7 +106,7 @@ impl Listeners {
             gateway,
             observer: observer.at(self.http.as_ref()),
         });
-        let readiness = watched.readiness(node, &is_draining);
+        let readiness = watched.readiness(node, &is_stopping);
         let operations_service = http::operations(http::Operations {
             checks: Arc::new(move || readiness.checks()),
             scrape,
@@ -113,20 +115,19 @@ impl Listeners {
 
         let address = |bound: &Option<Bound>| bound.as_ref().map(|bound| bound.address().clone());
         let addresses = Addresses { grpc: address(&self.grpc), http: address(&self.http) };
-        let mut tasks = JoinSet::new();
-        let mut start =
-            |bound: Option<Bound>, protocol, service: AnyService| {
-                let Some(bound) = bound else { return };
-                announce(&bound);
-                let (workers, limits, told) =
-                    (workers.clone(), limits.clone(), wait_for(told.clone(), 1));
-                match service {
-                    AnyService::Grpc(service) => tasks
-                        .spawn(crate::serve::run(bound, workers, protocol, limits, service, told)),
-                    AnyService::Http(service) => tasks
-                        .spawn(crate::serve::run(bound, workers, protocol, limits, service, told)),
-                };
+        let (mut tasks, open) = (JoinSet::new(), watch::Sender::new(()));
+        let mut start = |bound: Option<Bound>, protocol, service: AnyService| {
+            let Some(bound) = bound else { return };
+            announce(&bound);
+            let (workers, limits, closed) =
+                (workers.clone(), limits.clone(), closed(open.subscribe()));
+            match service {
+                AnyService::Grpc(service) => tasks
+                    .spawn(crate::serve::run(bound, workers, protocol, limits, service, closed)),
+                AnyService::Http(service) => tasks
+                    .spawn(crate::serve::run(bound, workers, protocol, limits, service, closed)),
             };
+        };
         match self.administration {
             None => start(self.grpc, Protocol::Http2, AnyService::Grpc(grpc_service)),
             own => {
@@ -138,8 +139,13 @@ impl Listeners {
         }
         start(self.http, Protocol::Auto, AnyService::Http(http_service));
         start(self.operations, Protocol::Auto, AnyService::Http(operations_service));
-        Ok(Serving { tasks, health, is_draining, addresses })
+        let notice = Duration::from_secs(config.serve.notice_seconds);
+        Ok(Serving { tasks, health, is_stopping, notice, open, addresses })
     }
+}
+
+async fn closed(mut open: watch::Receiver<()>) {
+    while open.changed().await.is_ok() {}
 }
 
 async fn bind(
@@ -172,23 +178,37 @@ enum AnyService {
 }
 
 impl Serving {
-    /// Serves until told to stop, then lets calls in flight end.
-    pub(super) async fn until_drained(mut self, knows: watch::Receiver<bool>, stop: Stop) -> End {
+    /// Serves until told to stop. Then says so, to whoever looks, and goes on serving until they have had time to look;
+    /// lets calls in flight end after that.
+    pub(super) async fn until_drained(mut self, knows: watch::Receiver<bool>, stop: &Stop) -> End {
         let in_step = readiness::keep_in_step(&self.health, knows);
         let told = async {
+            if !self.notice.is_zero() {
+                stop.advance(Stage::Serving);
+            }
             tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-            wait_for(stop.told(), 1).await;
+            stop.reaches(Stage::Notice).await;
         };
         tokio::select! {
             biased;
             () = in_step => {}
             () = told => {}
         }
-        tracing::info!(
-            "stopping: no new connections; calls in flight may end (a second signal stops at once)"
-        );
-        self.is_draining.store(true, Ordering::Relaxed);
         self.health.set_not_serving().await;
+        self.is_stopping.store(true, Ordering::Relaxed);
+        if stop.stage() == Stage::Notice {
+            tracing::info!(
+                "stopping: no longer ready; calls are answered for another {:?} (a second signal ends that)",
+                self.notice
+            );
+            let _ = tokio::time::timeout(self.notice, stop.reaches(Stage::Draining)).await;
+        }
+        stop.advance(Stage::Draining);
+        tracing::info!(
+            "stopping: no new connections; calls in flight may end (another signal stops at once)"
+        );
+        self.health.end_watches().await;
+        drop(self.open);
         while self.tasks.join_next().await.is_some() {}
         End::Drained
     }

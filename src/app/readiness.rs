@@ -25,7 +25,7 @@ pub(super) struct Readiness {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) store: Arc<Observed>,
     pub(super) redis: Option<Arc<Redis>>,
-    pub(super) is_draining: Arc<AtomicBool>,
+    pub(super) is_stopping: Arc<AtomicBool>,
 }
 
 impl Readiness {
@@ -37,7 +37,7 @@ impl Readiness {
     }
 
     fn serving(&self) -> Check {
-        let (state, why) = if self.is_draining.load(Ordering::Relaxed) {
+        let (state, why) = if self.is_stopping.load(Ordering::Relaxed) {
             (State::Failed, "stopping: calls in flight may end, new ones should go elsewhere")
         } else {
             (State::Ok, "calls are answered")

@@ -62,14 +62,14 @@ impl Watched {
     }
 
     /// Whether calls should be sent here, whenever somebody asks.
-    pub(super) fn readiness(&self, node: &Node, is_draining: &Arc<AtomicBool>) -> Readiness {
+    pub(super) fn readiness(&self, node: &Node, is_stopping: &Arc<AtomicBool>) -> Readiness {
         Readiness {
             cache: Arc::clone(&node.cache),
             feed: node.feed.clone(),
             clock: Arc::clone(&node.clock),
             store: Arc::clone(&self.store),
             redis: node.redis.clone(),
-            is_draining: Arc::clone(is_draining),
+            is_stopping: Arc::clone(is_stopping),
         }
     }
 }

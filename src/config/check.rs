@@ -187,12 +187,13 @@ impl Config {
     fn check_bounds(&self, faults: &mut Vec<Fault>) {
         let (store, serve, telemetry) = (&self.store, &self.serve, &self.telemetry);
         let interval = telemetry.metrics_interval_ms;
-        let bounds: [(&str, u64, RangeInclusive<u64>); 8] = [
+        let bounds: [(&str, u64, RangeInclusive<u64>); 9] = [
             ("store.read_timeout_ms", store.read_timeout_ms, 10..=10_000),
             ("cache.keys_max", self.cache.keys_max, 1..=1_000_000_000),
             ("serve.threads", serve.threads, 0..=1_024),
             ("serve.connections_max", serve.connections_max, 1..=1_000_000),
             ("serve.connection_age_seconds", serve.connection_age_seconds, 1..=7 * 24 * 3_600),
+            ("serve.notice_seconds", serve.notice_seconds, 0..=3_600),
             ("serve.drain_seconds", serve.drain_seconds, 0..=3_600),
             ("telemetry.timeout_ms", telemetry.timeout_ms, 10..=60_000),
             ("telemetry.metrics_interval_ms", interval, 100..=3_600_000),

@@ -46,6 +46,16 @@ impl Health {
         self.set(ServingStatus::NotServing).await;
     }
 
+    /// Ends the streams of those who watch, when they have been told the last; they would hold up a server that stops.
+    pub async fn end_watches(&self) {
+        let mut reporter = self.0.clone();
+        for service in SERVICES {
+            // With the status goes its channel, and whoever asks from now on finds a new one.
+            reporter.clear_service_status(service).await;
+            reporter.set_service_status(service, ServingStatus::NotServing).await;
+        }
+    }
+
     async fn set(&self, status: ServingStatus) {
         for service in SERVICES {
             self.0.set_service_status(service, status).await;

@@ -21,16 +21,16 @@ use crate::proto::v1::{
 pub(super) struct Keys {
     admission: Admission,
     keyring: Keyring,
-    is_draining: Arc<AtomicBool>,
+    is_stopping: Arc<AtomicBool>,
 }
 
 impl Keys {
     pub(super) fn new(
         admission: Admission,
         keyring: Keyring,
-        is_draining: Arc<AtomicBool>,
+        is_stopping: Arc<AtomicBool>,
     ) -> Self {
-        Self { admission, keyring, is_draining }
+        Self { admission, keyring, is_stopping }
     }
 }
 
@@ -105,9 +105,9 @@ impl KeyService for Keys {
         let caller = request.extensions().get::<Waiting>().cloned();
         let (operator, message) = self.admission.admit::<WriteKeys, _>(request).await?;
         let (revoke, wait) = read::revoke(message)?;
-        let is_draining = Arc::clone(&self.is_draining);
+        let is_stopping = Arc::clone(&self.is_stopping);
         let is_wanted = move || {
-            caller.as_ref().is_some_and(Waiting::goes_on) && !is_draining.load(Ordering::Relaxed)
+            caller.as_ref().is_some_and(Waiting::goes_on) && !is_stopping.load(Ordering::Relaxed)
         };
         let patience = Patience { wait, is_wanted: Box::new(is_wanted) };
         let revoked = self.keyring.revoke_key(operator, revoke, &patience).await?;

@@ -178,7 +178,7 @@ impl Api {
             reflection: true,
             background: tokio::runtime::Handle::current(),
             observer: latchkey::telemetry::Observer::new(Arc::default(), None),
-            is_draining: Arc::default(),
+            is_stopping: Arc::default(),
         });
         Self { dispatch, reader, _folder: folder }
     }

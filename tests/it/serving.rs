@@ -25,6 +25,7 @@ use self::client::{
 use self::program::{Program, now};
 
 mod client;
+mod notice;
 mod program;
 
 // --- Stopping -----------------------------------------------------------------------------------

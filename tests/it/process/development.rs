@@ -135,6 +135,7 @@ impl Session {
             .args(listen)
             .env_clear()
             .env("TMPDIR", folder)
+            .env("LATCHKEY__SERVE__NOTICE_SECONDS", "0")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

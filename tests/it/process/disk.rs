@@ -189,7 +189,7 @@ async fn a_start_that_waits_for_the_database_ends_when_it_is_told_twice() {
     waiting.signal(Signal::INT);
     let status = waiting.wait_for_end(Duration::from_secs(20)).await;
     assert_eq!(status.code(), Some(1));
-    let told = || waiting.log().contains("told twice to stop").then_some(());
+    let told = || waiting.log().contains("told again to stop").then_some(());
     eventually(Duration::from_secs(5), "it says so", told).await;
     assert!(!waiting.log().contains("\"ready\""));
 }

@@ -1,5 +1,6 @@
 //! Peers of the program: an HTTP/2 client that shows what happens on the wire, and raw bytes.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -56,9 +57,13 @@ pub(super) struct Call {
 
 impl Client {
     pub(super) async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (requests, connection) = h2::client::handshake(stream).await.unwrap();
-        Self { requests, connection: tokio::spawn(connection) }
+        Self::try_connect(address).await.unwrap()
+    }
+
+    pub(super) async fn try_connect(address: SocketAddr) -> Result<Self, Box<dyn Error>> {
+        let stream = TcpStream::connect(address).await?;
+        let (requests, connection) = h2::client::handshake(stream).await?;
+        Ok(Self { requests, connection: tokio::spawn(connection) })
     }
 
     pub(super) async fn begin_call(&mut self) -> Call {

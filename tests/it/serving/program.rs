@@ -8,6 +8,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -81,11 +82,18 @@ impl Program {
         self.addresses["http"].parse().unwrap()
     }
 
+    pub(super) fn operations(&self) -> SocketAddr {
+        self.addresses["operations"].parse().unwrap()
+    }
+
     /// Sends SIGTERM.
     pub(super) fn stop(&self) -> Instant {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         now()
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     pub(super) async fn refuses_connections(&self) {
@@ -169,6 +177,7 @@ fn command<'a>(
         ("GRPC__LISTEN", FREE_PORT),
         ("HTTP__LISTEN", FREE_PORT),
         ("OPERATIONS__LISTEN", "off"),
+        ("SERVE__NOTICE_SECONDS", "0"), // nobody is to wait for it
         ("STORE__URL", &store),
     ];
     for (name, value) in common.iter().chain(settings) {

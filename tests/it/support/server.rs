@@ -23,7 +23,7 @@ pub(crate) struct Server {
     store: String,
 }
 
-/// How a server is to be started.
+/// How a server is to be started. Told to stop it gives no notice, unless it is told to: nobody is to wait for it.
 pub(crate) struct Builder {
     folder: Arc<Folder>,
     arguments: Vec<String>,
@@ -200,7 +200,10 @@ impl Builder {
             arguments.extend([format!("--{listener}-listen"), "127.0.0.1:0".to_owned()]);
         }
         arguments.extend(["--store-url".to_owned(), format!("sqlite://{store}")]);
-        let environment = vec![("LATCHKEY__LOG__FORMAT".to_owned(), "json".to_owned())];
+        let environment = [("LOG__FORMAT", "json"), ("SERVE__NOTICE_SECONDS", "0")];
+        let environment = environment
+            .map(|(name, value)| (format!("LATCHKEY__{name}"), value.to_owned()))
+            .to_vec();
         Self { folder, arguments, environment, store }
     }
 
