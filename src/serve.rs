@@ -176,7 +176,7 @@ impl Limits {
     }
 }
 
-/// Serves `bound` until `shutdown` resolves, then drains it. Each connection gets a clone of
+/// Serves `bound`, which listens, until `shutdown` resolves, then drains it. Each connection gets a clone of
 /// `service`, and each request carries its [`Peer`] as an extension.
 ///
 /// The loop itself runs where it is awaited, the connections on `workers`. It returns when the last

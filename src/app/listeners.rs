@@ -16,9 +16,10 @@ use crate::failure::Failure;
 use crate::gateway::{Gateway, Mistakes};
 use crate::grpc;
 use crate::http;
-use crate::serve::{Bound, Counters, Limits, Listen, Protocol, Tls, Workers};
+use crate::serve::{BindError, Bound, Counters, Limits, Listen, Protocol, Tls, Workers};
 
-/// Bound, so that a taken port is found out before anything else is done.
+/// Bound, so that a taken port is found out before anything else is done. Nothing listens before it is served: who
+/// connects too early shall go elsewhere, and not wait for the start to come to its end.
 pub(super) struct Listeners {
     grpc: Option<Bound>,
     administration: Option<Bound>,
@@ -117,7 +118,9 @@ impl Listeners {
         let addresses = Addresses { grpc: address(&self.grpc), http: address(&self.http) };
         let (mut tasks, open) = (JoinSet::new(), watch::Sender::new(()));
         let mut start = |bound: Option<Bound>, protocol, service: AnyService| {
-            let Some(bound) = bound else { return };
+            let Some(bound) = bound else { return Ok(()) };
+            let name = bound.name();
+            let bound = bound.listen().map_err(|error| refused(name, &error))?;
             announce(&bound);
             let (workers, limits, closed) =
                 (workers.clone(), limits.clone(), closed(open.subscribe()));
@@ -127,18 +130,19 @@ impl Listeners {
                 AnyService::Http(service) => tasks
                     .spawn(crate::serve::run(bound, workers, protocol, limits, service, closed)),
             };
+            Ok(())
         };
         match self.administration {
-            None => start(self.grpc, Protocol::Http2, AnyService::Grpc(grpc_service)),
+            None => start(self.grpc, Protocol::Http2, AnyService::Grpc(grpc_service))?,
             own => {
                 let decisions = grpc_service.clone().offering(grpc::Offer::Decisions);
                 let administration = grpc_service.offering(grpc::Offer::Administration);
-                start(self.grpc, Protocol::Http2, AnyService::Grpc(decisions));
-                start(own, Protocol::Http2, AnyService::Grpc(administration));
+                start(self.grpc, Protocol::Http2, AnyService::Grpc(decisions))?;
+                start(own, Protocol::Http2, AnyService::Grpc(administration))?;
             }
         }
-        start(self.http, Protocol::Auto, AnyService::Http(http_service));
-        start(self.operations, Protocol::Auto, AnyService::Http(operations_service));
+        start(self.http, Protocol::Auto, AnyService::Http(http_service))?;
+        start(self.operations, Protocol::Auto, AnyService::Http(operations_service))?;
         let notice = Duration::from_secs(config.serve.notice_seconds);
         Ok(Serving { tasks, health, is_stopping, notice, open, addresses })
     }
@@ -153,10 +157,12 @@ async fn bind(
     listen: &Listen,
     tls: Option<Tls>,
 ) -> Result<Option<Bound>, Failure> {
-    let bound = Bound::bind(section, listen)
-        .await
-        .map_err(|error| Failure::new(error.to_string()).about(format_args!("{section}.listen")))?;
+    let bound = Bound::bind(section, listen).await.map_err(|error| refused(section, &error))?;
     Ok(bound.map(|bound| bound.with_tls(tls)))
+}
+
+fn refused(section: &str, error: &BindError) -> Failure {
+    Failure::new(error.to_string()).about(format_args!("{section}.listen"))
 }
 
 fn announce(bound: &Bound) {

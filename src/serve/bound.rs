@@ -18,7 +18,8 @@ use super::peer::{Origin, Peer};
 use super::tls::Tls;
 use super::untaken::{Outlet, Untaken};
 
-/// A bound listener, not yet served. Dropping it closes it and removes its socket file.
+/// A bound listener, not yet served: over TCP whoever connects is refused, and not kept waiting, until it is told to
+/// listen. Dropping it closes it and removes its socket file.
 #[derive(Debug)]
 pub struct Bound {
     name: &'static str,
@@ -42,6 +43,19 @@ impl Bound {
             bound.map_err(|error| BindError { name, listen: listen.clone(), error })?;
         let counters = Arc::default();
         Ok(Some(Self { name, address, listener, tls: None, counters, last_shortage: None }))
+    }
+
+    /// The same listener; from here on who connects is kept until it is served.
+    pub fn listen(mut self) -> Result<Self, BindError> {
+        if let Listener::TcpBound(socket) = self.listener {
+            let listening = socket.listen(BACKLOG).map_err(|error| BindError {
+                name: self.name,
+                listen: self.address.clone(),
+                error,
+            })?;
+            self.listener = Listener::Tcp(listening);
+        }
+        Ok(self)
     }
 
     /// The same listener, serving TLS where there is some.
@@ -139,6 +153,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[derive(Debug)]
 enum Listener {
+    TcpBound(TcpSocket),
     Tcp(TcpListener),
     /// The file goes first, while it still answers: another process can only take over a path that
     /// does not.
@@ -170,9 +185,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(Listener, Listen)> {
     socket.set_reuseaddr(true)?;
     SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?; // each connection inherits it
     socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
-    let address = listener.local_addr()?;
-    Ok((Listener::Tcp(listener), Listen::Tcp(address)))
+    let address = socket.local_addr()?;
+    Ok((Listener::TcpBound(socket), Listen::Tcp(address)))
 }
 
 async fn bind_unix(path: &Path) -> io::Result<(Listener, Listen)> {
@@ -197,6 +211,7 @@ async fn is_stale(path: &Path) -> bool {
 impl Listener {
     async fn accept(&self) -> io::Result<Socket> {
         match self {
+            Self::TcpBound(_) => std::future::pending().await,
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 Ok(Socket::Tcp(stream.into_std()?, address))

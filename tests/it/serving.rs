@@ -452,7 +452,7 @@ struct Server {
 impl Server {
     async fn start(limits: Limits, router: Router) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let bound = Bound::bind("test", &listen).await.unwrap().unwrap();
+        let bound = Bound::bind("test", &listen).await.unwrap().unwrap().listen().unwrap();
         let address = bound.address().to_string().parse().unwrap();
         let workers = Workers::start(std::num::NonZeroUsize::new(1)).unwrap();
         let (stop, stopped) = oneshot::channel();
