@@ -25,10 +25,33 @@ const CLIENTS: usize = 6;
 const IN_TIME: Duration = Duration::from_mins(1);
 /// Between an answer and the next request of a client.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Envoy asks for their health each second.
+const NOTICE: (&str, &str) = ("SERVE__NOTICE_SECONDS", "2");
+
+/// What keeps requests from failing while a node goes.
+#[derive(PartialEq, Eq)]
+enum By {
+    /// Envoy asks another node, as the example has it; nodes go without notice.
+    Retries,
+    /// Nodes go on answering until Envoy's health checks have noticed; it asks nobody twice.
+    Notice,
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_behind_envoy_turns_nobody_away() {
-    let mut cluster = Cluster::start(NODES).await;
+    restart_each(By::Retries).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_behind_envoy_turns_nobody_away_that_is_asked_about_once() {
+    restart_each(By::Notice).await;
+}
+
+async fn restart_each(by: By) {
+    let mut cluster = match by {
+        By::Retries => Cluster::start(NODES).await,
+        By::Notice => Cluster::start_with(NODES, &[NOTICE]).await,
+    };
     let mut operator = Operator::at(&cluster.nodes[0].channel().await);
     operator.make_account("acme").await;
     let key = operator.make_key("acme", "memory:read").await;
@@ -38,7 +61,7 @@ async fn a_rolling_restart_behind_envoy_turns_nobody_away() {
         while client.ask(0, &question).await.said != Said::Allowed {}
     }
     let echo = Echo::start();
-    let proxy = in_front_of(&cluster.addresses(), echo.address()).await;
+    let proxy = in_front_of(&cluster.addresses(), echo.address(), &by).await;
     are_all_healthy(&proxy).await;
 
     let is_over = Arc::new(AtomicBool::new(false));
@@ -64,7 +87,7 @@ async fn a_rolling_restart_behind_envoy_turns_nobody_away() {
 }
 
 /// The shipped example, with all nodes in the place of one.
-async fn in_front_of(nodes: &[SocketAddr], upstream: SocketAddr) -> Proxy {
+async fn in_front_of(nodes: &[SocketAddr], upstream: SocketAddr, by: &By) -> Proxy {
     let endpoint = |port: usize| {
         format!(
             "{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}"
@@ -72,8 +95,14 @@ async fn in_front_of(nodes: &[SocketAddr], upstream: SocketAddr) -> Proxy {
     };
     let ports = 50_051..50_051 + nodes.len();
     let all: Vec<_> = ports.clone().map(endpoint).collect();
-    let example =
+    let mut example =
         Example::read(Program::Envoy, &["scopes.yaml"]).with(&endpoint(50_051), &all.join(", "));
+    if *by == By::Notice {
+        let text = &mut example.files[0].text;
+        let retries =
+            text.find("retry_policy:").unwrap()..text.find("failure_mode_allow:").unwrap();
+        text.replace_range(retries, "\n                      ");
+    }
     let ports: Vec<_> = ports.map(|port| port.to_string()).collect();
     let servers = ports.iter().map(String::as_str).zip(nodes.iter().copied());
     let servers: Vec<_> = servers.chain([("3000", upstream)]).collect();

@@ -22,12 +22,18 @@ pub(crate) struct Cluster {
     pub(crate) postgres: Postgres,
     pub(crate) redis: Option<Redis>,
     database: String,
+    settings: Vec<(String, String)>,
 }
 
 impl Cluster {
     /// So many, started at once on an empty database of a server of their own.
     pub(crate) async fn start(nodes: usize) -> Self {
         Self::start_on(nodes, Postgres::start(&[]).await, None).await
+    }
+
+    /// The same, each with these settings, written as in the environment but for the `LATCHKEY__`.
+    pub(crate) async fn start_with(nodes: usize, settings: &[(&str, &str)]) -> Self {
+        Self::start_all(nodes, Postgres::start(&[]).await, None, settings).await
     }
 
     /// The same with a Redis of their own between them.
@@ -37,8 +43,19 @@ impl Cluster {
 
     /// So many on an empty database of this server.
     pub(crate) async fn start_on(nodes: usize, postgres: Postgres, redis: Option<Redis>) -> Self {
+        Self::start_all(nodes, postgres, redis, &[]).await
+    }
+
+    async fn start_all(
+        nodes: usize,
+        postgres: Postgres,
+        redis: Option<Redis>,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let named = |(name, value): &(&str, &str)| (format!("LATCHKEY__{name}"), (*value).into());
+        let settings = settings.iter().map(named).collect();
         let database = postgres.database().await;
-        let mut cluster = Self { nodes: Vec::new(), postgres, redis, database };
+        let mut cluster = Self { nodes: Vec::new(), postgres, redis, database, settings };
         cluster.nodes = join_all((0..nodes).map(|_| cluster.node(Server::build()).start())).await;
         cluster
     }
@@ -47,7 +64,8 @@ impl Cluster {
     pub(crate) fn node(&self, builder: Builder) -> Builder {
         let url = self.postgres.url(&self.database);
         let redis = self.redis.as_ref().map(|redis| ("LATCHKEY__REDIS__URL".into(), redis.url()));
-        let builder = builder.environments(redis.into_iter().collect());
+        let settings = redis.into_iter().chain(self.settings.clone());
+        let builder = builder.environments(settings.collect());
         builder.store(&url).environment("LATCHKEY__ROOT_TOKEN", ROOT)
     }
 
