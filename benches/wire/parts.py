@@ -1,6 +1,8 @@
 """What the measurements over the wire have in common: servers, questions and answers."""
 
 import argparse
+import glob
+import json
 import os
 import re
 import secrets
@@ -14,6 +16,8 @@ import sys
 import threading
 import time
 import zlib
+from collections import namedtuple
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,14 +29,21 @@ CONNECTIONS = 4
 STREAMS = 32
 THREADS = 2  # of nghttpd and of latchkey; tokio's default is one for each core
 START_SECONDS_MAX = 20
+SETTLE_SECONDS = 0.3  # what stood still goes on as it always does
 RUN_SECONDS_MAX = 120
 ALLOWED, UNKNOWN_KEY, INSUFFICIENT_SCOPE = 1, 4, 11  # DecisionReason
+ROOT_TOKEN = "hm_live_0000000000000000000000000000002dlYSp"  # of a store that goes with the measurement
+WITHOUT_NOTICE = signal.SIGINT  # latchkey then ends without waiting for a balancer to notice
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Wrong(Exception):
     """Something that is measured does not do what it should."""
+
+
+# Requests a second, the microseconds of the servers' CPU that one took, and the share of a core of those beside them.
+Figures = namedtuple("Figures", "rate cpu beside")
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -56,8 +67,9 @@ def read(parser):
 
 def command(main, tools):
     """Runs `main`, and says what is missing or wrong."""
-    # Where Debian has nghttpd, and where `./check` puts what it installs.
-    os.environ["PATH"] += f":/usr/sbin:{ROOT}/target/tools/bin"
+    # Where Debian has nghttpd and PostgreSQL's own programs, and where `./check` puts what it installs.
+    postgres = glob.glob("/usr/lib/postgresql/*/bin")
+    os.environ["PATH"] += ":".join(["", "/usr/sbin", *postgres, f"{ROOT}/target/tools/bin"])
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         sys.exit(f"missing: {', '.join(missing)} (`./check` installs all that is needed)")
@@ -71,14 +83,39 @@ def command(main, tools):
 
 
 class Case:
-    """What is asked, what comes back, and the servers that share the work of it."""
+    """What is asked, what comes back, and the servers that share the work of it.
 
-    def __init__(self, name, url, body, answer, servers, headers=HEADERS):
+    One that rests stands still while others are measured: what it does unasked is to fall on none but itself. Those
+    beside it have work because of it, which is told apart.
+    """
+
+    def __init__(self, name, url, body, answer, servers, headers=HEADERS, rests=False, beside=()):
         self.name, self.url, self.body, self.answer = name, url, body, answer
-        self.servers, self.headers = servers, headers
+        self.servers, self.headers, self.rests, self.beside = servers, headers, rests, beside
+        if rests:
+            self.signal(signal.SIGSTOP)
 
     def cpu_seconds(self):
         return sum(server.cpu_seconds() for server in self.servers)
+
+    def cpu_seconds_beside(self):
+        return sum(server.cpu_seconds() for server in self.beside)
+
+    @contextmanager
+    def at_work(self):
+        if not self.rests:
+            yield
+            return
+        self.signal(signal.SIGCONT)
+        # It has to find out first what it has missed, and says meanwhile that it may be out of date.
+        wait(lambda: ask(self.url, self.body, self.headers) == self.answer, f"{self.name} to be up to date")
+        time.sleep(SETTLE_SECONDS)
+        yield
+        self.signal(signal.SIGSTOP)
+
+    def signal(self, number):
+        for server in self.servers:
+            server.process.send_signal(number)
 
 
 def build(folder):
@@ -92,18 +129,64 @@ def build(folder):
 
 
 def start_latchkey(name, binary, folder, servers, more=None):
-    settings = (more or {}) | {
-        "LATCHKEY__GRPC__LISTEN": f"127.0.0.1:{free_port()}",
+    """One with the embedded store, and the token of its live key."""
+    port = free_port()
+    command = [binary, "serve", "--dev", "--dev-dir", folder / name]
+    server = servers.start(name, command, port, folder, of_latchkey(port) | (more or {}), end=WITHOUT_NOTICE)
+    # The demo's keys are printed once it listens.
+    token = wait(lambda: re.search(r"live key +(\S+)", server.printed()), "latchkey's keys")
+    return server, token.group(1)
+
+
+def start_node(name, binary, folder, postgres, redis, servers):
+    """One of many nodes, and the token of a key like the one above."""
+    port = free_port()
+    settings = {
+        "LATCHKEY__STORE__URL": f"postgres://latchkey@127.0.0.1:{postgres.port}/postgres",
+        "LATCHKEY__REDIS__URL": f"redis://127.0.0.1:{redis.port}",
+        "LATCHKEY__ROOT_TOKEN": ROOT_TOKEN,
+    }
+    server = servers.start(name, [binary, "serve"], port, folder, of_latchkey(port) | settings, end=WITHOUT_NOTICE)
+    operator = clean_environment() | {"LATCHKEY_ADDRESS": f"http://127.0.0.1:{port}", "LATCHKEY_TOKEN": ROOT_TOKEN}
+    wait(lambda: subprocess.run([binary, "health"], env=operator, capture_output=True).returncode == 0, f"{name} to serve")
+    run([binary, *"account create demo --name Demo --plan developer".split()], env=operator)
+    new = "key create --account demo --name live --environment live --scope memory:readonly --output json"
+    return server, json.loads(run([binary, *new.split()], env=operator))["token"]
+
+
+def of_latchkey(port):
+    return {
+        "LATCHKEY__GRPC__LISTEN": f"127.0.0.1:{port}",
         "LATCHKEY__HTTP__LISTEN": "off",
         "LATCHKEY__OPERATIONS__LISTEN": "off",
         "LATCHKEY__SERVE__THREADS": str(THREADS),
     }
-    port = int(settings["LATCHKEY__GRPC__LISTEN"].split(":")[1])
-    command = [binary, "serve", "--dev", "--dev-dir", folder / name]
-    server = servers.start(name, command, port, folder, settings)
-    # The demo's keys are printed once it listens.
-    token = wait(lambda: re.search(r"live key +(\S+)", server.printed()), "latchkey's keys")
-    return server, token.group(1)
+
+
+def start_postgres(folder, servers):
+    """A new database of the user `latchkey`. It does not run as root; then it is given to the user `postgres`."""
+    data, port = folder / "postgres", free_port()
+    data.mkdir(mode=0o700)
+    become = []
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
+        shutil.chown(data, "postgres", "postgres")
+        become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    run([*become, *"initdb --username=latchkey --auth=trust --encoding=UTF8 --locale=C.UTF-8 --no-sync".split(), data], cwd="/")
+    settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+    command = [*become, "postgres", "-D", data]
+    for name, value in settings.items():
+        command += ["-c", f"{name}={value}"]
+    server = servers.start("PostgreSQL", command, port, folder, end=signal.SIGINT)  # which waits for no client
+    ready = ["pg_isready", "--quiet", "--host=127.0.0.1", f"--port={port}"]
+    wait(lambda: subprocess.run(ready).returncode == 0, "PostgreSQL to be ready")
+    return server
+
+
+def start_redis(folder, servers):
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", folder]
+    return servers.start("Redis", command, port, folder)
 
 
 def start_empty(binary, folder, method, answer, servers):
@@ -137,13 +220,14 @@ def measure(cases, rounds, requests):
 
 
 def load(case, requests):
-    """Requests a second, and the microseconds of the servers' CPU that one took."""
     command = ["h2load", "-n", requests, "-c", CONNECTIONS, "-m", STREAMS, "-t", 1, *of_request(case.body, case.headers)]
-    before = case.cpu_seconds()
-    done = run([*command, case.url])
-    cpu_seconds = case.cpu_seconds() - before
+    with case.at_work():
+        before = case.cpu_seconds(), case.cpu_seconds_beside(), time.monotonic()
+        done = run([*command, case.url])
+        after = case.cpu_seconds(), case.cpu_seconds_beside(), time.monotonic()
+    cpu, beside, seconds = (end - start for start, end in zip(before, after))
     check_load(case, requests, done)
-    return float(find(r"([\d.]+) req/s", done)), cpu_seconds / requests * 1e6
+    return Figures(float(find(r"([\d.]+) req/s", done)), cpu / requests * 1e6, beside / seconds)
 
 
 def check_load(case, requests, done):
@@ -162,13 +246,19 @@ def report(cases, rounds, options):
           f" {STREAMS} streams each; median (min to max)\n")
     print(f"{'':20}{'requests/s':>28}{'CPU us/request':>28}")
     for case in cases:
-        rates, times = zip(*(result[case.name] for result in rounds))
+        rates, times, beside = zip(*(result[case.name] for result in rounds))
         print(f"{case.name:20}{spread(rates, '.0f'):>28}{spread(times, '.2f'):>28}")
+        if case.beside:
+            names = " and ".join(server.name for server in case.beside)
+            shares = spread([100 * share for share in beside], '.1f')
+            print(f"  beside it, {names} used {shares} % of a core")
 
 
 def report_ratios(rounds, compared):
     print(f"\n{'ratio of medians (of single rounds)':38}{'requests/s':>24}{'CPU':>24}")
     for one, other in compared:
+        if not {one, other} <= rounds[0].keys():
+            continue
         ratios = "".join(f"{ratio(rounds, one, other, figure):>24}" for figure in (0, 1))
         print(f"{one + ' / ' + other:38}{ratios}")
 
@@ -180,7 +270,7 @@ def ratio(rounds, one, other, figure):
     single = [first / second for first, second in pairs]
     firsts, seconds = zip(*pairs)
     median = statistics.median(firsts) / statistics.median(seconds)
-    return f"{median:.2f} ({min(single):.2f} to {max(single):.2f})"
+    return f"{median:.3f} ({min(single):.2f} to {max(single):.2f})"
 
 
 def spread(values, form):
@@ -273,8 +363,8 @@ def of_request(body, headers):
 
 
 class Server:
-    def __init__(self, name, process, port, log):
-        self.name, self.process, self.port, self.log = name, process, port, log
+    def __init__(self, name, process, port, log, end):
+        self.name, self.process, self.port, self.log, self.end = name, process, port, log, end
 
     def url(self, path=AUTHORIZE):
         return f"http://127.0.0.1:{self.port}{path}"
@@ -283,9 +373,19 @@ class Server:
         return self.log.read_text(errors="replace")
 
     def cpu_seconds(self):
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND  # utime + stime
+        """Of it and its children, also those that have ended."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return ticks(pid, 11, 15) + sum(ticks(child, 11, 13) for child in children)
+
+
+def ticks(pid, first, last):
+    """Of utime, stime, cutime and cstime, in seconds; nothing of what is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return 0
+    return sum(map(int, stat.rpartition(")")[2].split()[first:last])) / TICKS_PER_SECOND
 
 
 class Collector:
@@ -320,20 +420,18 @@ class Servers:
     def __enter__(self):
         return self
 
-    def start(self, name, command, port, folder, settings=None):
+    def start(self, name, command, port, folder, settings=None, end=signal.SIGTERM):
         log = folder / f"{name}.log"
-        foreign = ("LATCHKEY__", "OTEL_")
-        own = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [str(word) for word in command],
-                env=own | (settings or {}),
+                env=clean_environment() | (settings or {}),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        server = Server(name, process, port, log)
+        server = Server(name, process, port, log, end)
         self.running.append(server)
         wait(lambda: process.poll() is not None or listens(port), f"{name} to listen")
         if process.poll() is not None:
@@ -347,7 +445,8 @@ class Servers:
 
     def __exit__(self, *_):
         for server in self.running:
-            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(server.end)
+            server.process.send_signal(signal.SIGCONT)
         for server in self.running:
             try:
                 server.process.wait(timeout=START_SECONDS_MAX)
@@ -356,10 +455,15 @@ class Servers:
                 server.process.wait()
 
 
-def run(command, text=True):
+def clean_environment():
+    foreign = ("LATCHKEY_", "OTEL_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+
+
+def run(command, text=True, **more):
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, capture_output=True, text=text, timeout=RUN_SECONDS_MAX)
+        done = subprocess.run(words, capture_output=True, text=text, timeout=RUN_SECONDS_MAX, **more)
     except subprocess.TimeoutExpired:
         raise Wrong(f"{words[0]} took longer than {RUN_SECONDS_MAX} s") from None
     if done.returncode != 0:
