@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 use tokio::sync::OnceCell;
 
 use super::Folder;
@@ -80,14 +80,44 @@ impl Postgres {
         Self::run(folder, &["ssl=on", "listen_addresses=127.0.0.1,127.0.0.2"]).await
     }
 
-    /// A standby of this server.
+    /// A standby of this server, made of a copy of its files: not each version comes with a program for it.
     pub(crate) async fn standby(&self) -> Self {
+        let (begin, end) = match version(&programs()) {
+            Some(..15) => {
+                ("pg_start_backup('a standby', true, false)", "pg_stop_backup(false, false)")
+            }
+            _ => ("pg_backup_start('a standby', true)", "pg_backup_stop(false)"),
+        };
         let folder = Folder::new();
         own(folder.path());
-        let from = format!("host={} port={} user={USER}", self.folder.path().display(), self.port);
-        let copy = program("pg_basebackup");
         let data = folder.path().join("data");
-        succeed(as_owner(&copy).arg("-D").arg(data).args(["-R", "-c", "fast", "-d", &from]));
+        let mut copying = self.connect("postgres").await;
+        run(&mut copying, format!("SELECT {begin}")).await.unwrap();
+        // A file may go while it is copied.
+        while !Command::new("cp")
+            .arg("-a")
+            .args([&self.folder.path().join("data"), &data])
+            .status()
+            .unwrap()
+            .success()
+        {
+            std::fs::remove_dir_all(&data).unwrap();
+        }
+        let end = AssertSqlSafe(format!("SELECT labelfile FROM {end}"));
+        let label = sqlx::raw_sql(end).fetch_one(&mut copying).await.unwrap();
+        std::fs::remove_file(data.join("postmaster.pid")).unwrap();
+        let from = format!("host={} port={} user={USER}", self.folder.path().display(), self.port);
+        for (name, text) in [
+            ("backup_label", label.get(0)),
+            ("standby.signal", String::new()),
+            ("postgresql.auto.conf", format!("primary_conninfo = '{from}'\n")),
+        ] {
+            let file = data.join(name);
+            std::fs::write(&file, text).unwrap();
+            if let Some((user, group)) = owner() {
+                chown(file, Some(user), Some(group)).unwrap();
+            }
+        }
         Self::run(folder, &[]).await
     }
 
@@ -134,14 +164,12 @@ impl Postgres {
         let mut connection = self.connect("postgres").await;
         let left = std::mem::take(&mut *self.left.lock().unwrap());
         for left in left {
-            let drop = format!("DROP DATABASE {left} WITH (FORCE)");
-            sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await.unwrap();
+            // Version 12 cannot do both at once.
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname";
+            run(&mut connection, format!("{end} = '{left}'")).await.unwrap();
+            until_done(&mut connection, format!("DROP DATABASE {left}")).await;
         }
-        let create = format!("CREATE DATABASE {name} TEMPLATE {other}");
-        // Who has just closed a connection is not gone at once.
-        while sqlx::raw_sql(AssertSqlSafe(create.clone())).execute(&mut connection).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_done(&mut connection, format!("CREATE DATABASE {name} TEMPLATE {other}")).await;
         name
     }
 
@@ -191,7 +219,7 @@ impl Postgres {
     /// Runs SQL in a database.
     pub(crate) async fn sql(&self, database: &str, sql: &str) {
         let mut connection = self.connect(database).await;
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+        run(&mut connection, sql.to_owned()).await.unwrap();
     }
 }
 
@@ -201,6 +229,17 @@ impl Drop for Postgres {
         drop(keeper.stdin.take());
         let _ = keeper.wait();
     }
+}
+
+/// Whoever has just closed a connection to a database is not gone at once.
+async fn until_done(connection: &mut PgConnection, sql: String) {
+    while run(connection, sql.clone()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn run(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
 
 /// A cluster as `initdb` makes it, in `data` of a folder.
@@ -222,7 +261,7 @@ fn succeed(command: &mut Command) {
 }
 
 /// A command as a user whom PostgreSQL lets run it: not root.
-fn as_owner(program: &Path) -> Command {
+pub(super) fn as_owner(program: &Path) -> Command {
     let Some((user, group)) = owner() else { return Command::new(program) };
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={user}")).arg(format!("--regid={group}"));
@@ -231,7 +270,7 @@ fn as_owner(program: &Path) -> Command {
 }
 
 /// Makes a folder the owner's.
-fn own(folder: &Path) {
+pub(super) fn own(folder: &Path) {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     if let Some((user, group)) = owner() {
         chown(folder, Some(user), Some(group)).unwrap();
@@ -254,8 +293,12 @@ fn version(programs: &Path) -> Option<u32> {
     programs.parent()?.file_name()?.to_str()?.parse().ok()
 }
 
-/// Where they are: Debian keeps them out of the `PATH`, those of each version in a folder.
+/// Where they are: Debian keeps them out of the `PATH`, those of each version in a folder; `tests/postgres/run` names another.
 fn programs() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "other versions are tried from outside")]
+    if let Some(folder) = std::env::var_os("LATCHKEY_POSTGRES") {
+        return folder.into();
+    }
     let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let folders = folders.map(|folder| folder.path().join("bin"));
     folders.filter(|folder| folder.join("initdb").exists()).max_by_key(|path| version(path)).expect(
