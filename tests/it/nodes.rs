@@ -23,6 +23,7 @@ mod crash_loop;
 mod log;
 mod maker;
 mod plot;
+mod pooled;
 mod put_back;
 mod revoke;
 pub(crate) mod rolling;

@@ -84,6 +84,10 @@ fn remedy(sqlstate: &str) -> &'static str {
         "53300" => "it has no room for more connections; raise max_connections",
         "57P03" => "it is starting or stopping; try again",
         "25006" => "it is a standby, or read-only; name the primary",
+        "26000" | "42P05" => {
+            "a pooler in front of it mixes up prepared statements; add `prepared_statements=off` to store.url, or set \
+             max_prepared_statements of PgBouncer 1.21 or newer"
+        }
         _ => "see the cause",
     }
 }

@@ -50,6 +50,7 @@ pub(super) async fn open(settings: &Settings, schema: Schema) -> Result<u64, Sto
             tracing::warn!(database = settings.place, "the connection to the store: {exposure}");
         }
         check_settings(&mut link, settings).await?;
+        check_statements(&mut link, settings).await?;
         match schema {
             Schema::BringUpToDate => bring_up_to_date(&mut link, settings).await?,
             Schema::LeaveAsItIs => {}
@@ -85,7 +86,12 @@ pub(in crate::store) async fn new_mac_key(url: &str, key: &MacKey) -> Result<(),
         let mut link = connect(&settings).await?;
         check_schema(&mut link, &settings).await?;
         let renew = sqlx::query("UPDATE feed SET mac_key_before = mac_key, mac_key = $1");
+        // A pooler hands out a connection for no longer than a transaction, and this takes several messages.
+        link.command("BEGIN; SET LOCAL synchronous_commit = 'on'".to_owned())
+            .await
+            .map_err(failed)?;
         link.run(renew.bind(key.expose().to_vec())).await?;
+        link.command("COMMIT".to_owned()).await.map_err(failed)?;
         link.close().await;
         Ok(())
     };
@@ -161,6 +167,25 @@ async fn check_settings(link: &mut Link, settings: &Settings) -> Result<(), Stor
              damages the database"
         );
     }
+    Ok(())
+}
+
+/// Whether a prepared statement is found again where it was made. A pooler that hands out connections for a transaction,
+/// and does not keep track of such statements, has the second use of one meet another connection, or another client's
+/// statement of the same name.
+async fn check_statements(link: &mut Link, settings: &Settings) -> Result<(), StoreError> {
+    if !settings.prepares {
+        return Ok(());
+    }
+    let use_one = async |link: &mut Link| {
+        let one = sqlx::query("SELECT 1").persistent(true).execute(&mut link.connection).await;
+        one.map(drop).map_err(|error| unusable(&settings.place, &error))
+    };
+    use_one(link).await?;
+    use_one(link).await?;
+    let mut other = connect(settings).await?;
+    use_one(&mut other).await?;
+    other.close().await;
     Ok(())
 }
 
