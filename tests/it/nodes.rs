@@ -19,6 +19,7 @@ use crate::support::{Authed, Caller};
 
 mod apart;
 mod change;
+mod changes;
 mod crash_loop;
 mod log;
 mod maker;
