@@ -276,16 +276,17 @@ impl Cache {
         own: &[Position],
         lease: Option<Lease>,
     ) -> Result<(), Fence> {
-        // Worked out before the lock is taken: a large policy takes its time.
-        let catalogue = batch.policy.take().map(apply::compile);
+        let policy = batch.policy.take().map(|policy| self.compile(policy));
+        let mut policy = policy.transpose();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let is_behind = batch.is_behind;
-        let applied = match (state.known.as_mut(), catalogue.transpose()) {
-            (_, Err(fence)) => Err(fence),
-            (None, Ok(catalogue)) => {
-                Known::begin(batch, catalogue, self.keys_max).map(|known| state.known = Some(known))
+        let applied = match (state.known.as_mut(), &mut policy) {
+            (_, Err(fence)) => Err(fence.clone()),
+            (None, Ok(policy)) => {
+                let known = Known::begin(batch, policy.take(), self.keys_max);
+                known.map(|known| state.known = Some(known))
             }
-            (Some(known), Ok(catalogue)) => known.advance(batch, catalogue, self.keys_max),
+            (Some(known), Ok(policy)) => known.advance(batch, policy.as_mut(), self.keys_max),
         };
         // There are changes that a read which is behind saw and did not bring: nothing is fresh by it.
         if let (false, Some(lease)) = (is_behind, lease) {
@@ -298,9 +299,9 @@ impl Cache {
         }
         let shown = applied.and_then(|()| state.check_own(own, is_behind));
         let dropped = if shown.is_err() { state.forget() } else { None };
-        // Letting go of millions of keys takes its time.
+        // Letting go of millions of keys takes its time, as does what another policy took the place of.
         drop(state);
-        drop(dropped);
+        drop((dropped, policy));
         shown
     }
 

@@ -4,7 +4,6 @@
 //! clock. A read that takes too long is given up and thrown away whole: its future is dropped, so nothing of it can
 //! arrive later.
 
-use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,16 +13,21 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::cache::redis::Redis;
-use crate::cache::{Cache, Doubt, Fence, Hint};
+use crate::cache::{Cache, Doubt, Hint};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Reason};
-use crate::lease::{Freshness, Lease, Standing};
+use crate::lease::{Lease, Standing};
 use crate::metrics::Stopwatch;
 use crate::revision::Position;
 use crate::store::{NodeRow, ReadAsk, Store, StoreError};
 use crate::token::Digest;
 
 mod loading;
+
+mod telling;
+
+use telling::Told;
+
 mod waiting;
 
 use waiting::{Show, Waiting};
@@ -46,9 +50,8 @@ const FETCH_TIME_MAX: Duration = Duration::from_millis(150);
 const SHOW_TIME_MAX: Duration = Duration::from_secs(5);
 /// For how long reads have to fail before nobody is made to wait for the next.
 const FAILING_AFTER: Duration = Duration::from_secs(1);
-/// The pause after a read that failed, and after a fence.
+/// The pause after a read that failed.
 const PAUSE: Duration = Duration::from_millis(100);
-const PAUSE_AFTER_FENCE: Duration = Duration::from_millis(500);
 
 mod pace;
 
@@ -86,6 +89,10 @@ struct SharedFeed {
     progress: Mutex<Progress>,
     /// Whether the last read failed, and this was told.
     is_failing: AtomicBool,
+    /// Whether nothing was read since the last fence.
+    is_fenced: AtomicBool,
+    /// Rows that cannot be read.
+    told: Told,
 }
 
 /// Who reads, as other nodes are told.
@@ -154,6 +161,8 @@ impl Feed {
                 knows: watch::Sender::new(false),
                 progress: Mutex::default(),
                 is_failing: AtomicBool::new(false),
+                is_fenced: AtomicBool::new(false),
+                told: Told::default(),
             }),
         }
     }
@@ -299,6 +308,12 @@ impl Feed {
         *self.shared.progress()
     }
 
+    /// Rows of the store that cannot be read, as far as they were told.
+    #[must_use]
+    pub fn unreadable_rows(&self) -> u64 {
+        self.shared.told.count()
+    }
+
     /// How often the store was found to have gone back in time or out of order, since the start.
     #[must_use]
     pub fn fences(&self) -> u64 {
@@ -396,9 +411,7 @@ impl SharedFeed {
             }
         };
         self.ask_for_more(halvings, is_bare);
-        if self.is_failing.swap(false, Ordering::Relaxed) {
-            tracing::info!("the store is read again");
-        }
+        self.report_success(&batch.unreadable);
         let is_behind = batch.is_behind;
         let shared = self
             .redis
@@ -414,6 +427,7 @@ impl SharedFeed {
             redis.set_keys(keys);
             redis.offer(hints);
         }
+        self.is_fenced.store(false, Ordering::Relaxed);
         *self.progress() = Progress { applied: Some(Stopwatch::start()), trying: None };
         if is_behind {
             self.must_renew.fetch_or(ask.must_renew, Ordering::Relaxed);
@@ -435,11 +449,12 @@ impl SharedFeed {
 
     /// Opens what a read needs: the time for that is not the read's.
     async fn connect(&self) -> Result<(), Duration> {
-        let why: &dyn fmt::Display = match timeout(CONNECT_TIME_MAX, self.store.connect()).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => &error.to_string(),
-            Err(_) => &"no connection in time",
-        };
+        let why: &dyn std::fmt::Display =
+            match timeout(CONNECT_TIME_MAX, self.store.connect()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => &error.to_string(),
+                Err(_) => &"no connection in time",
+            };
         self.report_failure(why);
         Err(PAUSE)
     }
@@ -463,31 +478,6 @@ impl SharedFeed {
         self.report_failure(&format_args!("it took longer than {time_max:?} and was given up"));
         // What was given up may go on in the store for a while.
         PAUSE * halvings.saturating_sub(READS_AT_ONCE)
-    }
-
-    /// Many reads fail in a row; the first of them is news, and so is what can be answered no more.
-    fn report_failure(&self, error: &dyn fmt::Display) {
-        let now = self.clock.now();
-        let is_over = |it: Standing| it.freshness(now) == Freshness::Expired;
-        if self.cache.standing().is_some_and(is_over) && self.knows.send_replace(false) {
-            tracing::error!(
-                "what this node holds is too old to answer from: calls should go elsewhere"
-            );
-        }
-        if self.is_failing.swap(true, Ordering::Relaxed) {
-            tracing::debug!(%error, "a read of the store failed again");
-        } else {
-            tracing::warn!(%error, "a read of the store failed; it is tried again until one succeeds");
-        }
-    }
-
-    fn report_fence(&self, fence: &Fence) -> Duration {
-        if fence.is_of_history() {
-            self.fences.fetch_add(1, Ordering::Relaxed);
-        }
-        self.knows.send_replace(false);
-        tracing::error!(%fence, "what is held must not be used: this node allows nothing and starts over");
-        PAUSE_AFTER_FENCE + self.apart()
     }
 }
 

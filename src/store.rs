@@ -50,7 +50,7 @@ pub use nodes::{NodeQuery, NodeRow, NodeState, Nodes};
 
 mod read;
 
-pub use read::{Change, PageAsk, PageEnd, ReadAsk, ReadBatch, Subject};
+pub use read::{Change, Lost, PageAsk, PageEnd, ReadAsk, ReadBatch, Subject, Unreadable};
 
 /// The changes that a node keeps in mind: what a first read brings of them.
 pub const RECENT_CHANGES_MAX: usize = 100_000;

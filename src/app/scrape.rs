@@ -86,6 +86,8 @@ impl Sources {
         }
         all.add(&table::FEED_READS_GIVEN_UP, [], Value::Count(self.feed.reads_given_up()));
         all.add(&table::FEED_FENCES, [], Value::Count(self.feed.fences()));
+        let unreadable = self.feed.unreadable_rows();
+        all.add(&table::FEED_UNREADABLE_ROWS, [], Value::Count(unreadable));
         all.add(&table::FEED_FILLS, [], Value::Count(self.feed.fills()));
         for (result, count) in self.verifier.counts() {
             all.add(&table::VERIFIER_LOOKS, [result], Value::Count(count));

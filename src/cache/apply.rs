@@ -1,24 +1,48 @@
 //! How the cache takes in what a read brought: checked first, then changes, records and position.
 
 use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
 
 use super::entry::{CachedAccount, CachedKey, Grant, Shared};
 use super::{
-    ABSENT_MAX, AccountId, Catalogue, DefaultHashBuilder, Digest, Extent, Fence, HashSet, IndexMap,
-    IndexSet, KeyEntry, Known, PageEnd, Position, ReadBatch, Recent, Subject, VICTIMS_COMPARED,
+    ABSENT_MAX, AccountId, Cache, Catalogue, DefaultHashBuilder, Digest, Extent, Fence, HashSet,
+    IndexMap, IndexSet, KeyEntry, Known, PageEnd, Position, ReadBatch, Recent, Subject,
+    VICTIMS_COMPARED,
 };
 use crate::lease::Lease;
 use crate::policy::Policy;
+use crate::store::Lost;
+
+/// A policy, worked out before the lock is taken: with many lists of scopes that takes its time.
+pub(super) struct Compiled {
+    catalogue: Catalogue,
+    /// What it makes of each list of scopes that was cached then, by its place.
+    grants: Vec<Grant>,
+}
+
+impl Cache {
+    pub(super) fn compile(&self, policy: Policy) -> Result<Compiled, Fence> {
+        let catalogue =
+            Catalogue::compile(policy, "").map_err(|error| Fence::BadPolicy(error.to_string()))?;
+        let names: Vec<_> = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let grants = state.known.iter().flat_map(|known| known.grants.values());
+            grants.map(|grant| Arc::clone(&grant.names)).collect()
+        };
+        let grants = names.into_iter().map(|names| Grant::new(names, &catalogue)).collect();
+        Ok(Compiled { catalogue, grants })
+    }
+}
 
 impl Known {
     /// From the first read.
     pub(super) fn begin(
         batch: ReadBatch,
-        catalogue: Option<Catalogue>,
+        policy: Option<Compiled>,
         keys_max: usize,
     ) -> Result<Self, Fence> {
-        let catalogue = catalogue
-            .ok_or_else(|| Fence::BadPolicy("there is none, or it makes no sense".into()))?;
+        let Compiled { catalogue, grants: _ } =
+            policy.ok_or_else(|| Fence::BadPolicy("there is none, or it makes no sense".into()))?;
         // What the first read brings of changes is the window before it; it ends where the read stands.
         let before = batch.changes.first().map(|first| first.position.n.saturating_sub(1));
         check_order(before.unwrap_or(batch.position.n), &batch)?;
@@ -47,7 +71,7 @@ impl Known {
     pub(super) fn advance(
         &mut self,
         batch: ReadBatch,
-        catalogue: Option<Catalogue>,
+        policy: Option<&mut Compiled>,
         keys_max: usize,
     ) -> Result<(), Fence> {
         if batch.position.epoch != self.applied.epoch {
@@ -57,8 +81,12 @@ impl Known {
         if self.applied.n > 0 && batch.found != Some(self.applied) {
             return Err(Fence::WentBack { n: self.applied.n });
         }
+        let is_lost = |what| batch.unreadable.iter().any(|row| row.of == what);
+        if is_lost(Lost::Change) {
+            return Err(Fence::Unreadable { n: self.applied.n });
+        }
         check_order(self.applied.n, &batch)?;
-        if batch.unreadable.iter().any(|(subject, _)| *subject == Subject::Policy) {
+        if is_lost(Lost::Policy) {
             return Err(Fence::BadPolicy(
                 "it makes no sense, or a newer version wrote it".to_owned(),
             ));
@@ -66,13 +94,13 @@ impl Known {
 
         self.forget_changed(&batch);
         self.recent.remember(&batch.changes);
-        if let Some(catalogue) = catalogue {
+        if let Some(policy) = policy {
             // One that comes with a read that is behind is of a later time than the records, and could judge them less
             // strictly.
             if batch.is_behind && self.lease != Lease::Held {
                 self.lease = Lease::NONE;
             }
-            self.install_catalogue(catalogue);
+            self.install_policy(policy);
         }
         let position = batch.position;
         self.install_records(batch, keys_max);
@@ -80,18 +108,20 @@ impl Known {
         Ok(())
     }
 
-    /// A changed key is not what it was. When its record is not in the batch, what remains is a mark.
+    /// What was changed is not what it was. When its record is not in the batch, what remains of a key is a mark, and of
+    /// an account that nothing can be said of its keys.
     fn forget_changed(&mut self, batch: &ReadBatch) {
-        let brought: HashSet<_> = batch.keys.iter().map(|key| key.id).collect();
+        let keys: HashSet<_> = batch.keys.iter().map(|key| key.digest).collect();
+        let accounts: HashSet<_> = batch.accounts.iter().map(|account| &account.id).collect();
         for change in &batch.changes {
-            let Subject::Key(id) = change.subject else { continue };
-            if brought.contains(&id) {
-                continue;
-            }
-            match change.digest {
-                Some(digest) => self.must_fetch(digest),
+            match (&change.subject, change.digest) {
+                (Subject::Key(_), Some(digest)) if keys.contains(&digest) => {}
+                (Subject::Key(_), Some(digest)) => self.must_fetch(digest),
                 // It cannot be told which key it is, so nothing that is not here is known to be absent.
-                None => self.extent = Extent::Partial,
+                (Subject::Key(_), None) => self.extent = Extent::Partial,
+                (Subject::Account(id), _) if accounts.contains(id) => {}
+                (Subject::Account(id), _) => self.lose_account(id),
+                (Subject::Policy, _) => {}
             }
         }
         self.set_unreadable_aside(batch);
@@ -99,17 +129,19 @@ impl Known {
 
     /// What cannot be read is neither there nor absent: nothing is answered about it.
     fn set_unreadable_aside(&mut self, batch: &ReadBatch) {
-        for (subject, digest) in &batch.unreadable {
-            match (subject, digest) {
-                (Subject::Key(_), Some(digest)) => self.must_fetch(*digest),
-                (Subject::Key(_), None) => self.extent = Extent::Partial,
-                (Subject::Account(id), _) => {
-                    if let Some(account) = self.accounts.find_mut(id) {
-                        account.is_unreadable = true;
-                    }
-                }
-                (Subject::Policy, _) => {}
+        for row in &batch.unreadable {
+            match &row.of {
+                Lost::Key(Some(digest)) => self.must_fetch(*digest),
+                Lost::Account(id) => self.lose_account(id),
+                // No token leads to a key without a digest. What becomes of the others was decided before.
+                Lost::Key(None) | Lost::Policy | Lost::Change => {}
             }
+        }
+    }
+
+    fn lose_account(&mut self, id: &AccountId) {
+        if let Some(account) = self.accounts.find_mut(id) {
+            account.is_unreadable = true;
         }
     }
 
@@ -118,11 +150,17 @@ impl Known {
         self.must_fetch.insert(digest);
     }
 
-    fn install_catalogue(&mut self, catalogue: Catalogue) {
+    /// What was in force before is left in its place, to be let go of once the lock is.
+    pub(super) fn install_policy(&mut self, policy: &mut Compiled) {
+        std::mem::swap(&mut self.catalogue, &mut policy.catalogue);
+        let mut worked_out = policy.grants.iter_mut();
         for grant in self.grants.values_mut() {
-            grant.renew(&catalogue);
+            match worked_out.next() {
+                Some(new) if Arc::ptr_eq(&new.names, &grant.names) => std::mem::swap(grant, new),
+                // It came with a hint since.
+                Some(_) | None => grant.renew(&self.catalogue),
+            }
         }
-        self.catalogue = catalogue;
     }
 
     fn install_records(&mut self, batch: ReadBatch, keys_max: usize) {
@@ -164,7 +202,7 @@ impl Known {
         self.must_fetch.remove(&digest);
         self.absent.swap_remove(&digest);
         let account = self.accounts.take(account, make);
-        let names: std::sync::Arc<[_]> = key.scopes.as_slice().into();
+        let names: Arc<[_]> = key.scopes.as_slice().into();
         let grant = self.grants.take(&names, || Grant::new(names.clone(), &self.catalogue));
         let key = CachedKey::new(key, account, grant);
         if let Some(earlier) = self.keys.get(&digest) {
@@ -223,10 +261,6 @@ impl Known {
             self.absent.insert(digest);
         }
     }
-}
-
-pub(super) fn compile(policy: Policy) -> Result<Catalogue, Fence> {
-    Catalogue::compile(policy, "").map_err(|error| Fence::BadPolicy(error.to_string()))
 }
 
 /// Changes follow `before` without a gap, and end where the batch stands.

@@ -171,6 +171,11 @@ impl<K: Hash + Eq + Clone, V> Shared<K, V> {
         Some(&mut self.slots[place as usize].value)
     }
 
+    /// By their places; some may be nobody's any more.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.slots.iter().map(|slot| &slot.value)
+    }
+
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.slots.iter_mut().map(|slot| &mut slot.value)
     }

@@ -32,6 +32,12 @@ pub enum Fence {
     /// The store must not be used by this version any more.
     #[error("the store {0}")]
     Outgrown(String),
+    /// A change cannot be read: it may have changed anything.
+    #[error("what the change after {n} changed cannot be told")]
+    Unreadable {
+        /// The last change that was applied.
+        n: u64,
+    },
     /// The policy in the store is not one.
     #[error("the store's policy cannot be used: {0}")]
     BadPolicy(String),
@@ -46,7 +52,7 @@ impl Fence {
             | Self::WentBack { .. }
             | Self::Gap { .. }
             | Self::OwnCommitMissing { .. } => true,
-            Self::Outgrown(_) | Self::BadPolicy(_) => false,
+            Self::Outgrown(_) | Self::Unreadable { .. } | Self::BadPolicy(_) => false,
         }
     }
 }

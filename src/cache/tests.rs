@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::*;
 use crate::account::Account;
 use crate::key::{Actor, KeyRecord, Revocation, RevokeReason};
-use crate::policy::Policy;
+use crate::policy::{Policy, ScopeDefinition};
 use crate::scope::ScopePattern;
-use crate::store::{Change, MacKey, MacKeys};
+use crate::store::{Change, Lost, MacKey, MacKeys, Unreadable};
 use crate::token::Environment;
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
@@ -107,6 +107,10 @@ fn loaded(keys: u64, keys_max: usize) -> Cache {
     cache
 }
 
+fn lost(of: Lost) -> Vec<Unreadable> {
+    vec![Unreadable { of, why: String::new() }]
+}
+
 fn apply(cache: &Cache, batch: ReadBatch) -> Result<(), Fence> {
     cache.begin_read(Vec::new(), 0);
     cache.apply(batch, &[], Some(Lease::Held))
@@ -173,12 +177,66 @@ fn a_changed_key_whose_record_did_not_come_must_be_fetched() {
 #[test]
 fn a_key_that_cannot_be_read_is_neither_there_nor_absent() {
     let cache = loaded(1, 9);
-    let unreadable = vec![(Subject::Key(key(1).id), Some(digest(1)))];
-    apply(&cache, ReadBatch { unreadable, ..batch(5, 5) }).unwrap();
+    apply(&cache, ReadBatch { unreadable: lost(Lost::Key(Some(digest(1)))), ..batch(5, 5) })
+        .unwrap();
     assert_eq!((seen(&cache, 1), cache.is_complete()), ("miss", true));
-    let unreadable = vec![(Subject::Key(key(2).id), None)];
-    apply(&cache, ReadBatch { unreadable, ..batch(5, 5) }).unwrap();
-    assert_eq!((seen(&cache, 2), cache.is_complete()), ("miss", false));
+    // To one without a digest no token leads.
+    apply(&cache, ReadBatch { unreadable: lost(Lost::Key(None)), ..batch(5, 5) }).unwrap();
+    assert_eq!((seen(&cache, 2), cache.is_complete()), ("absent", true));
+}
+
+#[test]
+fn a_change_that_cannot_be_read_drops_everything() {
+    let cache = loaded(1, 9);
+    let read = ReadBatch { unreadable: lost(Lost::Change), ..batch(5, 6) };
+    assert_eq!(apply(&cache, read), Err(Fence::Unreadable { n: 5 }));
+    assert!(cache.applied().is_none());
+}
+
+#[test]
+fn a_changed_account_that_did_not_come_leaves_its_keys_in_doubt() {
+    let cache = loaded(1, 9);
+    let subject = Subject::Account(account("a").id);
+    let changes = vec![Change { subject, digest: None, ..changed(6, 1) }];
+    apply(&cache, ReadBatch { changes, accounts: Vec::new(), ..batch(5, 6) }).unwrap();
+    assert_eq!(seen(&cache, 1), "doubtful");
+    apply(&cache, batch(6, 6)).unwrap();
+    assert_eq!(seen(&cache, 1), "key");
+}
+
+#[test]
+fn a_changed_key_that_has_another_digest_now_is_gone_by_the_old_one() {
+    let cache = loaded(1, 9);
+    let moved = KeyRecord { digest: digest(2), ..key(1) };
+    let read = ReadBatch { changes: vec![changed(6, 1)], keys: vec![moved], ..batch(5, 6) };
+    apply(&cache, read).unwrap();
+    assert_eq!((seen(&cache, 1), seen(&cache, 2)), ("miss", "key"));
+}
+
+#[test]
+fn a_list_of_scopes_that_came_while_a_policy_was_worked_out_is_judged_by_it() {
+    let cache = loaded(1, 9);
+    let policy = Policy {
+        scopes: vec![ScopeDefinition {
+            name: "memory:read".into(),
+            description: String::new(),
+            implies: Vec::new(),
+            strict: true,
+            cost: 1,
+        }],
+        ..Policy::default()
+    };
+    let mut compiled = cache.compile(policy).unwrap();
+    let other = KeyRecord { scopes: vec![ScopePattern::parse("memory:*").unwrap()], ..key(2) };
+    apply(&cache, ReadBatch { keys: vec![other], ..batch(5, 5) }).unwrap();
+    cache.state.write().unwrap().known.as_mut().unwrap().install_policy(&mut compiled);
+    for number in [1, 2] {
+        let is_strict = |view: &View<'_>| match view.find(&digest(number)) {
+            Found::Key(key) => key.is_strict(),
+            _ => panic!("{number} is not there"),
+        };
+        assert!(cache.view(NOW, is_strict).unwrap(), "{number}");
+    }
 }
 
 #[test]

@@ -136,6 +136,9 @@ metrics! {
     FEED_FENCES = Counter "latchkey_feed_fences_total", "latchkey.feed.fences",
         "{fence}", [],
         "How often the store was found to have gone back in time or out of order.";
+    FEED_UNREADABLE_ROWS = Counter "latchkey_feed_unreadable_rows_total", "latchkey.feed.unreadable_rows",
+        "{row}", [],
+        "Rows of the store that make no sense, or that a newer version wrote: nothing is allowed by them. Each is logged once; 1,000 are counted at most.";
     FEED_FILLS = Counter "latchkey_feed_fills_total", "latchkey.feed.fills",
         "{key}", [],
         "Keys that a read of the store looked up because somebody waited for them.";

@@ -5,6 +5,8 @@
 //!
 //! For each record that changes: the record, its audit row, and last the change itself.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
@@ -16,7 +18,7 @@ use crate::audit::{self, Entry};
 use crate::clock::Timestamp;
 use crate::error::{Error, Reason};
 use crate::key::{Actor, KeyClass, KeyId, KeyRecord};
-use crate::policy::Policy;
+use crate::policy::{Catalogue, Policy};
 use crate::revision::Position;
 use crate::token::Digest;
 
@@ -57,13 +59,11 @@ pub trait Rows: Send {
     async fn head(&mut self) -> Result<Head, StoreError>;
     /// Sets the guard of [`Head::is_seeded`].
     async fn set_seeded(&mut self) -> Result<(), StoreError>;
-    /// Appends a change and moves the head to it.
-    async fn append(&mut self, change: &Change, at: Timestamp) -> Result<(), StoreError>;
-    /// Adds a row to the audit trail.
-    async fn insert_audit(&mut self, entry: &Entry) -> Result<(), StoreError>;
+    /// Adds a row to the audit trail, appends its change, and moves the head to it.
+    async fn append(&mut self, entry: &Entry, change: &Change) -> Result<(), StoreError>;
 
-    /// The policy; `None` before the store was seeded.
-    async fn policy(&mut self) -> Result<Option<(Policy, Position)>, StoreError>;
+    /// The policy, worked out; `None` before the store was seeded.
+    async fn catalogue(&mut self) -> Result<Option<(Arc<Catalogue>, Position)>, StoreError>;
     /// Writes the policy.
     async fn put_policy(
         &mut self,
@@ -322,9 +322,8 @@ impl<R: Rows> Door<'_, R> {
             peer: self.mutation.peer.clone(),
             request_id: request_id(&self.mutation.command),
         };
-        self.rows.insert_audit(&entry).await?;
         let change = Change { position: self.head, subject, digest: key.map(|key| key.digest) };
-        self.rows.append(&change, self.at).await?;
+        self.rows.append(&entry, &change).await?;
         self.last = Some(self.head);
         Ok(())
     }

@@ -62,13 +62,34 @@ pub struct ReadBatch {
     /// Wanted digests that no key has.
     pub absent: Vec<Digest>,
     /// Rows that should be above and cannot be read, because they make no sense or a newer version wrote
-    /// them: neither there nor absent, so nothing may be answered about them. A key's digest is told
-    /// where it can be. Each was logged.
-    pub unreadable: Vec<(Subject, Option<Digest>)>,
+    /// them: neither there nor absent, so nothing may be answered about them.
+    pub unreadable: Vec<Unreadable>,
     /// Where the page ended, when one was asked for.
     pub page: Option<PageEnd>,
     /// By what nodes authenticate what they keep elsewhere.
     pub mac_keys: MacKeys,
+}
+
+/// A row that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// What it should have told of.
+    pub of: Lost,
+    /// Which row it is and what is wrong with it; nothing that stands in it.
+    pub why: String,
+}
+
+/// What a row that cannot be read should have told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// The key of this digest; without one, nobody's.
+    Key(Option<Digest>),
+    /// An account.
+    Account(AccountId),
+    /// The policy.
+    Policy,
+    /// A change: after the position asked after, or, on the first read, before the changes that are brought.
+    Change,
 }
 
 /// Where a page of the first load ended.

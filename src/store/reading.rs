@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use super::row::{AccountRow, KeyRow, Named};
 use super::sql::{Columns, DIGEST_COLUMN, account_row, key_row};
 use super::{
-    Change, MacKeys, PageAsk, PageEnd, RECENT_CHANGES_MAX, ReadAsk, ReadBatch, StoreError, Subject,
+    Change, Lost, MacKeys, PageAsk, PageEnd, RECENT_CHANGES_MAX, ReadAsk, ReadBatch, StoreError,
+    Subject, Unreadable,
 };
 use crate::account::AccountId;
 use crate::key::KeyId;
@@ -32,8 +33,8 @@ pub(super) trait Snapshot: Send {
     async fn keys(&mut self, ids: &BTreeSet<String>) -> Result<Vec<Self::Row>, StoreError>;
     /// The keys of these digests.
     async fn wanted(&mut self, digests: &[Digest]) -> Result<Vec<Self::Row>, StoreError>;
-    /// The keys after this id, in order.
-    async fn page(&mut self, after: &str, most: u64) -> Result<Vec<Self::Row>, StoreError>;
+    /// The keys after this id, or from the first on, in order.
+    async fn page(&mut self, after: Option<&str>, most: u64) -> Result<Vec<Self::Row>, StoreError>;
     /// The accounts of these ids.
     async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<Self::Row>, StoreError>;
 }
@@ -51,7 +52,7 @@ pub(super) async fn read<S: Snapshot>(
 struct Reading<'a, S> {
     snapshot: &'a mut S,
     batch: ReadBatch,
-    /// Keys that were looked at, so that none is brought twice.
+    /// Keys that were taken, so that none is brought twice.
     keys: HashSet<KeyId>,
 }
 
@@ -71,18 +72,35 @@ impl<S: Snapshot> Reading<'_, S> {
         Ok(self.batch)
     }
 
-    /// The first read: the window of recent changes, and the policy.
+    /// The first read: the window of recent changes, and the policy. By the window is judged what was true earlier, so it
+    /// begins after a change of which is not known what it changed.
     async fn bring_recent(&mut self) -> Result<(), StoreError> {
         let recent = RECENT_CHANGES_MAX as u64;
         let first = self.batch.position.n.saturating_sub(recent);
-        self.batch.changes = self.changes(first, recent).await?;
+        for change in self.changes(first, recent).await? {
+            match change {
+                Ok(change) => self.batch.changes.push(change),
+                Err(error) => {
+                    self.set_aside(Lost::Change, &error);
+                    self.batch.changes.clear();
+                }
+            }
+        }
         self.bring_policy().await
     }
 
-    /// A later read: the changes since, and what they changed as it is now.
+    /// A later read: the changes since, and what they changed as it is now. When it is not known of one what it changed,
+    /// it can be anything.
     async fn bring_changes(&mut self, after: Position, most: usize) -> Result<(), StoreError> {
         self.batch.found = self.change_at(after.n).await?;
-        let mut changes = self.changes(after.n, most as u64 + 1).await?;
+        let changes = self.changes(after.n, most as u64 + 1).await?;
+        let mut changes: Vec<_> = match changes.into_iter().collect() {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.set_aside(Lost::Change, &error);
+                return Ok(());
+            }
+        };
         if changes.len() > most {
             changes.truncate(most);
             self.batch.is_behind = true;
@@ -108,8 +126,8 @@ impl<S: Snapshot> Reading<'_, S> {
         match self.snapshot.policy().await {
             Ok(policy) => self.batch.policy = policy,
             Err(error @ StoreError::Corrupt { .. }) => {
-                tracing::error!(%error, "the policy cannot be read");
-                self.batch.unreadable.push((Subject::Policy, None));
+                let row = Named { table: "policy", row: "1".into() };
+                self.set_aside(Lost::Policy, &row.locate(error));
             }
             Err(error) => return Err(error),
         }
@@ -126,14 +144,19 @@ impl<S: Snapshot> Reading<'_, S> {
         Ok(tag.map(|tag| Position { epoch, n, tag }))
     }
 
-    async fn changes(&mut self, after: u64, most: u64) -> Result<Vec<Change>, StoreError> {
+    /// The changes after a number, those that cannot be read in their places.
+    async fn changes(
+        &mut self,
+        after: u64,
+        most: u64,
+    ) -> Result<Vec<Result<Change, StoreError>>, StoreError> {
         // Nothing stands behind the head.
         if self.batch.position.n <= after {
             return Ok(Vec::new());
         }
         let epoch = self.batch.position.epoch;
         let rows = self.snapshot.changes(after, most).await?;
-        rows.iter().map(|row| change(row, epoch)).collect()
+        Ok(rows.iter().map(|row| change(row, epoch)).collect())
     }
 
     async fn bring_keys(&mut self, ids: &BTreeSet<String>) -> Result<(), StoreError> {
@@ -141,7 +164,10 @@ impl<S: Snapshot> Reading<'_, S> {
             return Ok(());
         }
         let rows = self.snapshot.keys(ids).await?;
-        rows.iter().try_for_each(|row| self.take_key(row).map(drop))
+        for row in &rows {
+            self.take_key(row);
+        }
+        Ok(())
     }
 
     async fn bring_wanted(&mut self, wanted: &[Digest]) -> Result<(), StoreError> {
@@ -151,44 +177,47 @@ impl<S: Snapshot> Reading<'_, S> {
         let rows = self.snapshot.wanted(wanted).await?;
         let mut absent: BTreeSet<Digest> = wanted.iter().copied().collect();
         for row in &rows {
-            let (_, digest) = self.take_key(row)?;
-            digest.map(|digest| absent.remove(&digest));
+            self.take_key(row).map(|digest| absent.remove(&digest));
         }
         self.batch.absent = absent.into_iter().collect();
         Ok(())
     }
 
+    /// The next page goes on after the last id that makes sense.
     async fn bring_page(&mut self, page: PageAsk) -> Result<(), StoreError> {
-        let PageAsk { after, keys_max } = page;
-        let from = after.map(|id| id.to_string()).unwrap_or_default();
-        let rows = self.snapshot.page(&from, keys_max as u64).await?;
-        let mut last = after;
-        for row in &rows {
-            last = Some(self.take_key(row)?.0);
+        let from = page.after.map(|id| id.to_string());
+        let mut keys_max = page.keys_max;
+        loop {
+            let rows = self.snapshot.page(from.as_deref(), keys_max as u64).await?;
+            for row in &rows {
+                self.take_key(row);
+            }
+            let last = rows.iter().rev().find_map(|row| KeyId::parse(&row.text(0).ok()?));
+            self.batch.page = match last {
+                _ if rows.len() < keys_max => Some(PageEnd::Last),
+                Some(last) => Some(PageEnd::At(last)),
+                None => {
+                    keys_max *= 2;
+                    continue;
+                }
+            };
+            return Ok(());
         }
-        self.batch.page = Some(match last {
-            Some(last) if rows.len() == keys_max => PageEnd::At(last),
-            Some(_) | None => PageEnd::Last,
-        });
-        Ok(())
     }
 
-    /// Takes a key into the batch. One that cannot be read must not stop all others, so it is told apart.
-    fn take_key(&mut self, row: &S::Row) -> Result<(KeyId, Option<Digest>), StoreError> {
-        let text = row.text(0)?;
-        let id = KeyId::parse(&text);
-        let id = Named { table: "keys", row: text }.need("id", id)?;
+    /// Takes a key into the batch; its digest, where it has one. A key that cannot be read must not stop all others.
+    fn take_key(&mut self, row: &S::Row) -> Option<Digest> {
         let digest = row.bytes(DIGEST_COLUMN).ok().and_then(|bytes| Digest::from_bytes(&bytes));
-        if self.keys.insert(id) {
-            match key_row(row).and_then(KeyRow::into_record) {
-                Ok(key) => self.batch.keys.push(key),
-                Err(error) => {
-                    tracing::error!(%error, "a key cannot be read, and is refused");
-                    self.batch.unreadable.push((Subject::Key(id), digest));
-                }
-            }
+        match key_row(row).and_then(KeyRow::into_record) {
+            Ok(key) if self.keys.insert(key.id) => self.batch.keys.push(key),
+            Ok(_) => {}
+            Err(error) => self.set_aside(Lost::Key(digest), &error),
         }
-        Ok((id, digest))
+        digest
+    }
+
+    fn set_aside(&mut self, of: Lost, error: &StoreError) {
+        self.batch.unreadable.push(Unreadable { of, why: error.to_string() });
     }
 
     /// The accounts that changed, and those of the keys. The first read's changes come without records.
@@ -205,14 +234,13 @@ impl<S: Snapshot> Reading<'_, S> {
             return Ok(());
         }
         for row in &self.snapshot.accounts(&ids).await? {
-            let text = row.text(0)?;
-            let id = AccountId::parse(&text);
-            let id = Named { table: "accounts", row: text }.need("id", id)?;
             match account_row(row).and_then(AccountRow::into_record) {
                 Ok(account) => self.batch.accounts.push(account),
                 Err(error) => {
-                    tracing::error!(%error, "an account cannot be read, and its keys are refused");
-                    self.batch.unreadable.push((Subject::Account(id), None));
+                    // It was found by an id that makes sense.
+                    if let Some(id) = AccountId::parse(&row.text(0)?) {
+                        self.set_aside(Lost::Account(id), &error);
+                    }
                 }
             }
         }
@@ -220,9 +248,10 @@ impl<S: Snapshot> Reading<'_, S> {
     }
 }
 
-/// A row of `n, tag, kind, subject, digest, epoch`.
-pub(super) fn changed(row: &impl Columns) -> Result<Change, StoreError> {
-    change(row, row.number(5)?.cast_unsigned())
+/// Rows of `n, tag, kind, subject, digest, epoch`, without those that cannot be read.
+pub(super) fn changed(rows: &[impl Columns]) -> Vec<Change> {
+    let read = |row| Columns::number(row, 5).and_then(|epoch| change(row, epoch.cast_unsigned()));
+    rows.iter().filter_map(|row| read(row).ok()).collect()
 }
 
 fn subject(named: &Named, kind: &str, subject: &str) -> Result<Subject, StoreError> {
@@ -230,17 +259,30 @@ fn subject(named: &Named, kind: &str, subject: &str) -> Result<Subject, StoreErr
         "key" => Ok(Subject::Key(named.need("subject", KeyId::parse(subject))?)),
         "account" => Ok(Subject::Account(named.need("subject", AccountId::parse(subject))?)),
         "policy" => Ok(Subject::Policy),
-        kind => Err(named.corrupt(format!("kind is `{kind}`"))),
+        _ => Err(named.corrupt("kind makes no sense")),
     }
 }
 
 fn change(row: &impl Columns, epoch: u64) -> Result<Change, StoreError> {
     let n = row.number(0)?;
     let named = Named { table: "changes", row: n.to_string() };
-    let subject = subject(&named, &row.text(2)?, &row.text(3)?)?;
+    read_change(row, &named, n, epoch).map_err(|error| named.locate(error))
+}
+
+fn read_change(
+    row: &impl Columns,
+    named: &Named,
+    n: i64,
+    epoch: u64,
+) -> Result<Change, StoreError> {
+    let subject = subject(named, &row.text(2)?, &row.text(3)?)?;
     let digest = row.maybe_bytes(4)?;
     let digest =
         digest.map(|bytes| named.need("digest", Digest::from_bytes(&bytes))).transpose()?;
+    // By it a key is known that is not brought.
+    if matches!(subject, Subject::Key(_)) && digest.is_none() {
+        return Err(named.corrupt("digest is missing"));
+    }
     let tag = row.number(1)?.cast_unsigned();
     Ok(Change { position: Position { epoch, n: n.cast_unsigned(), tag }, subject, digest })
 }

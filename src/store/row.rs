@@ -3,17 +3,19 @@
 //! A row that makes no sense, or was written by a newer version, is told as [`StoreError::Corrupt`] and
 //! never guessed at.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::StoreError;
+use super::{StoreError, Subject};
 use crate::account::{Account, AccountId, Labels};
 use crate::audit::Entry;
 use crate::clock::Timestamp;
 use crate::key::{
     Actor, DIGEST_ALGORITHM, KeyId, KeyRecord, RECORD_FORMAT, Revocation, RevokeReason,
 };
-use crate::policy::Policy;
+use crate::policy::{Catalogue, Policy};
 use crate::revision::Position;
 use crate::scope::ScopePattern;
 use crate::token::{Digest, Environment};
@@ -156,7 +158,7 @@ impl KeyRow {
 
     /// The record of this row.
     pub(super) fn into_record(self) -> Result<KeyRecord, StoreError> {
-        let row = Named { table: "keys", row: self.id.clone() };
+        let row = Named::of_key(&self.id);
         let Self {
             id,
             format,
@@ -186,7 +188,7 @@ impl KeyRow {
         } = self;
         row.check_format(format)?;
         if digest_algorithm != DIGEST_ALGORITHM {
-            return Err(row.corrupt(format!("digest_algorithm is `{digest_algorithm}`")));
+            return Err(row.corrupt("digest_algorithm makes no sense"));
         }
         let record = KeyRecord {
             id: row.need("id", KeyId::parse(&id))?,
@@ -215,7 +217,7 @@ impl KeyRow {
             version: row.need("version", u64::try_from(version).ok())?,
         };
         if record.class().as_str() != class {
-            return Err(row.corrupt(format!("class is `{class}`, its scopes say otherwise")));
+            return Err(row.corrupt("class is not what its scopes say"));
         }
         Ok(record)
     }
@@ -253,7 +255,7 @@ impl AccountRow {
 
     /// The record of this row.
     pub(super) fn into_record(self) -> Result<Account, StoreError> {
-        let row = Named { table: "accounts", row: self.id.clone() };
+        let row = Named::of_account(&self.id);
         let Self {
             id,
             format,
@@ -312,6 +314,23 @@ pub(super) fn policy(format: i64, document: &str) -> Result<Policy, StoreError> 
     row.json("document", document)
 }
 
+impl Subject {
+    /// As the columns `kind` and `subject` have it.
+    pub(super) fn columns(&self) -> (&'static str, String) {
+        match self {
+            Self::Key(id) => ("key", id.to_string()),
+            Self::Account(id) => ("account", id.to_string()),
+            Self::Policy => ("policy", String::new()),
+        }
+    }
+}
+
+/// What a policy amounts to.
+pub(super) fn compile(policy: Policy) -> Result<Arc<Catalogue>, StoreError> {
+    let row = Named { table: "policy", row: "1".into() };
+    Catalogue::compile(policy, "").map(Arc::new).map_err(|error| row.corrupt(error.message))
+}
+
 /// A value as the JSON text of a column.
 pub(super) fn json(value: &impl Serialize) -> String {
     // Strings, lists and maps by string cannot fail to be written.
@@ -323,13 +342,35 @@ pub(super) fn names(scopes: &[ScopePattern]) -> Vec<&str> {
     scopes.iter().map(ScopePattern::as_str).collect()
 }
 
-/// A row by its table and key, for saying what is wrong with it.
+/// What a row is called whose id is none.
+const NO_ID: &str = "(its id makes no sense)";
+
+/// A row by its table and key, for saying what is wrong with it. What stands in it is not said.
 pub(super) struct Named {
     pub(super) table: &'static str,
     pub(super) row: String,
 }
 
 impl Named {
+    /// A key's, by its id if that is one.
+    pub(super) fn of_key(id: &str) -> Self {
+        Self { table: "keys", row: KeyId::parse(id).map_or(NO_ID.to_owned(), |id| id.to_string()) }
+    }
+
+    /// An account's, by its id if that is one.
+    pub(super) fn of_account(id: &str) -> Self {
+        let row = AccountId::parse(id).map_or(NO_ID.to_owned(), |id| id.to_string());
+        Self { table: "accounts", row }
+    }
+
+    /// The same error, with the row that it was found in where it tells none.
+    pub(super) fn locate(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Corrupt { table: "?", what, .. } => self.corrupt(what),
+            other => other,
+        }
+    }
+
     /// It makes no sense, and why.
     pub(super) fn corrupt(&self, what: impl Into<String>) -> StoreError {
         StoreError::Corrupt { table: self.table, row: self.row.clone(), what: what.into() }
@@ -350,7 +391,11 @@ impl Named {
     }
 
     fn json<T: DeserializeOwned>(&self, column: &str, text: &str) -> Result<T, StoreError> {
-        serde_json::from_str(text).map_err(|error| self.corrupt(format!("{column}: {error}")))
+        // What serde says repeats what it found.
+        serde_json::from_str(text).map_err(|error| {
+            let (line, at) = (error.line(), error.column());
+            self.corrupt(format!("{column} makes no sense from line {line}, column {at} on"))
+        })
     }
 
     fn patterns(&self, column: &str, text: &str) -> Result<Vec<ScopePattern>, StoreError> {

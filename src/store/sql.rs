@@ -1,29 +1,69 @@
 //! What both databases are asked for in the same words, and how their rows are read.
 
 use super::StoreError;
-use super::row::{AccountRow, EntryRow, KeyRow, PositionRow};
+use super::row::{AccountRow, EntryRow, KeyRow, Named, PositionRow};
 use crate::revision::Position;
+
+/// A column of text, or of bytes, that counts as missing when it is far longer than anything that was written to it: of a
+/// row that makes no sense no more is brought than of others.
+macro_rules! bounded {
+    ($column:literal) => {
+        concat!("CASE WHEN octet_length(", $column, ") <= 65536 THEN ", $column, " END")
+    };
+}
+pub(super) use bounded;
 
 /// A `SELECT` of keys; its columns are those that [`key_row`] reads, in that order.
 macro_rules! select_keys {
     ($($rest:expr),+) => {
         concat!(
-            "SELECT id, format, version, epoch, n, tag, account_id, display_name, environment, class, ",
-            "scopes, grantable_scopes, digest, digest_algorithm, hint, create_time, update_time, ",
-            "expire_time, revoke_time, revoke_reason, revoke_comment, disabled, allowed_cidrs, labels, ",
-            "rotated_from, rotated_to, created_by FROM keys ",
+            "SELECT id, format, version, epoch, n, tag, ",
+            $crate::store::sql::bounded!("account_id"), ", ",
+            $crate::store::sql::bounded!("display_name"), ", ",
+            $crate::store::sql::bounded!("environment"), ", ",
+            $crate::store::sql::bounded!("class"), ", ",
+            $crate::store::sql::bounded!("scopes"), ", ",
+            $crate::store::sql::bounded!("grantable_scopes"), ", ",
+            $crate::store::sql::bounded!("digest"), ", ",
+            $crate::store::sql::bounded!("digest_algorithm"), ", ",
+            $crate::store::sql::bounded!("hint"), ", create_time, update_time, expire_time, revoke_time, ",
+            $crate::store::sql::bounded!("revoke_reason"), ", ",
+            $crate::store::sql::bounded!("revoke_comment"), ", disabled, ",
+            $crate::store::sql::bounded!("allowed_cidrs"), ", ",
+            $crate::store::sql::bounded!("labels"), ", rotated_from, rotated_to, ",
+            $crate::store::sql::bounded!("created_by"), " FROM keys ",
             $($rest),+
         )
     };
 }
 pub(super) use select_keys;
 
+/// A `SELECT` of changes: `n, tag, kind, subject, digest`.
+macro_rules! select_changes {
+    ($rest:literal) => {
+        concat!(
+            "SELECT n, tag, ",
+            $crate::store::sql::bounded!("kind"),
+            ", ",
+            $crate::store::sql::bounded!("subject"),
+            ", ",
+            $crate::store::sql::bounded!("digest"),
+            " FROM changes ",
+            $rest
+        )
+    };
+}
+pub(super) use select_changes;
+
 /// A `SELECT` of accounts; its columns are those that [`account_row`] reads, in that order.
 macro_rules! select_accounts {
     ($($rest:expr),+) => {
         concat!(
-            "SELECT id, format, version, epoch, n, tag, display_name, plan, suspended, suspend_reason, ",
-            "labels, create_time, update_time FROM accounts ",
+            "SELECT id, format, version, epoch, n, tag, ",
+            $crate::store::sql::bounded!("display_name"), ", ",
+            $crate::store::sql::bounded!("plan"), ", suspended, ",
+            $crate::store::sql::bounded!("suspend_reason"), ", ",
+            $crate::store::sql::bounded!("labels"), ", create_time, update_time FROM accounts ",
             $($rest),+
         )
     };
@@ -43,6 +83,10 @@ macro_rules! select_entries {
 }
 pub(super) use select_entries;
 
+/// The policy's row; what no policy can be counts as missing, as in [`bounded`].
+pub(super) const SELECT_POLICY: &str = "SELECT epoch, n, tag, format, \
+     CASE WHEN octet_length(document) <= 16777216 THEN document END FROM policy";
+
 /// The columns of a row, by their places.
 pub(super) trait Columns {
     fn number(&self, column: usize) -> Result<i64, StoreError>;
@@ -59,30 +103,40 @@ macro_rules! columns_of {
     ($row:ty) => {
         impl $crate::store::sql::Columns for $row {
             fn number(&self, column: usize) -> Result<i64, StoreError> {
-                get(self, column)
+                $crate::store::sql::need(get(self, column)?, column)
             }
             fn maybe_number(&self, column: usize) -> Result<Option<i64>, StoreError> {
                 get(self, column)
             }
             fn text(&self, column: usize) -> Result<String, StoreError> {
-                get(self, column)
+                $crate::store::sql::need(get(self, column)?, column)
             }
             fn maybe_text(&self, column: usize) -> Result<Option<String>, StoreError> {
                 get(self, column)
             }
             fn bytes(&self, column: usize) -> Result<Vec<u8>, StoreError> {
-                get(self, column)
+                $crate::store::sql::need(get(self, column)?, column)
             }
             fn maybe_bytes(&self, column: usize) -> Result<Option<Vec<u8>>, StoreError> {
                 get(self, column)
             }
             fn flag(&self, column: usize) -> Result<bool, StoreError> {
-                get(self, column)
+                $crate::store::sql::need(get(self, column)?, column)
             }
         }
     };
 }
 pub(super) use columns_of;
+
+/// A column that must not be NULL. Not each database says so: to SQLite's driver that is zero, or empty, or false.
+pub(super) fn need<T>(value: Option<T>, column: usize) -> Result<T, StoreError> {
+    let missing = || StoreError::Corrupt {
+        table: "?",
+        row: "?".into(),
+        what: format!("column {column} is missing"),
+    };
+    value.ok_or_else(missing)
+}
 
 /// The position in three columns from this one on.
 pub(super) fn position(row: &impl Columns, column: usize) -> Result<Position, StoreError> {
@@ -102,6 +156,16 @@ pub(super) const DIGEST_COLUMN: usize = 12;
 
 /// A row of [`select_keys`].
 pub(super) fn key_row(row: &impl Columns) -> Result<KeyRow, StoreError> {
+    read_key(row).map_err(|error| Named::of_key(&row.text(0).unwrap_or_default()).locate(error))
+}
+
+/// A row of [`select_accounts`]; more columns may follow.
+pub(super) fn account_row(row: &impl Columns) -> Result<AccountRow, StoreError> {
+    read_account(row)
+        .map_err(|error| Named::of_account(&row.text(0).unwrap_or_default()).locate(error))
+}
+
+fn read_key(row: &impl Columns) -> Result<KeyRow, StoreError> {
     Ok(KeyRow {
         id: row.text(0)?,
         format: row.number(1)?,
@@ -131,8 +195,7 @@ pub(super) fn key_row(row: &impl Columns) -> Result<KeyRow, StoreError> {
     })
 }
 
-/// A row of [`select_accounts`]; more columns may follow.
-pub(super) fn account_row(row: &impl Columns) -> Result<AccountRow, StoreError> {
+fn read_account(row: &impl Columns) -> Result<AccountRow, StoreError> {
     Ok(AccountRow {
         id: row.text(0)?,
         format: row.number(1)?,

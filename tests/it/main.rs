@@ -18,6 +18,7 @@ mod crash;
 mod faults;
 mod lease;
 mod nodes;
+mod poison;
 mod receipts;
 mod redis;
 mod revocation;

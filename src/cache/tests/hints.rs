@@ -159,8 +159,8 @@ fn what_is_in_doubt_is_not_used_until_a_later_read() {
 #[test]
 fn what_cannot_be_read_is_not_taken_from_others() {
     let cache = with_room();
-    let unreadable = vec![(Subject::Key(key(3).id), Some(digest(3)))];
-    apply(&cache, ReadBatch { unreadable, ..batch(5, 5) }).unwrap();
+    apply(&cache, ReadBatch { unreadable: lost(Lost::Key(Some(digest(3)))), ..batch(5, 5) })
+        .unwrap();
     assert_eq!(refused(&cache, hint(5, 3), 3), Unusable::Doubted);
     assert_eq!(refused(&cache, absence(5, 3), 3), Unusable::Doubted);
 }

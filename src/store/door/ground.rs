@@ -1,5 +1,7 @@
 //! The ground on which a mutation is judged: the policy, and who asks, both as the rows have them now.
 
+use std::sync::Arc;
+
 use super::{Door, Halt, Rows};
 use crate::account::AccountId;
 use crate::error::{Error, Reason};
@@ -11,7 +13,7 @@ use crate::store::{Maker, StoreError};
 
 /// The policy in force and the maker.
 pub(super) struct Ground {
-    pub(super) catalogue: Catalogue,
+    pub(super) catalogue: Arc<Catalogue>,
     pub(super) policy_revision: Position,
     pub(super) authority: Authority,
 }
@@ -27,13 +29,8 @@ pub(super) enum Authority {
 impl Ground {
     /// Reads the policy and the maker, and fails unless the maker may make this call at all.
     pub(super) async fn of<R: Rows>(door: &mut Door<'_, R>) -> Result<Self, Halt> {
-        let (policy, policy_revision) = door.rows.policy().await?.ok_or_else(|| {
+        let (catalogue, policy_revision) = door.rows.catalogue().await?.ok_or_else(|| {
             StoreError::Unusable("the store is empty: it has to be seeded first".into())
-        })?;
-        let catalogue = Catalogue::compile(policy, "").map_err(|error| StoreError::Corrupt {
-            table: "policy",
-            row: "1".into(),
-            what: error.message,
         })?;
         let authority = match &door.mutation.maker {
             Maker::System(_) => Authority::System,

@@ -93,7 +93,7 @@ impl<R: Rows> Door<'_, R> {
         let done = self.apply_policy(&ground, &wish).await?;
         let revision = done.policy.as_ref().map_or(ground.policy_revision, |(_, at)| *at);
         let ground = Ground {
-            catalogue: Catalogue::compile(policy.clone(), "policy.")?,
+            catalogue: Catalogue::compile(policy.clone(), "policy.")?.into(),
             policy_revision: revision,
             authority: Authority::System,
         };

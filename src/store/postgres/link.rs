@@ -35,10 +35,10 @@ impl Link {
         Ok(Self { connection, prepares: settings.prepares, patience })
     }
 
-    /// Runs statements without arguments, in one message, and gives the first row of all that they bring.
+    /// Runs statements without arguments, in one message, and gives the last row of all that they bring.
     pub(super) async fn command(&mut self, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
-        let rows = self.connection.fetch_optional(sqlx::raw_sql(AssertSqlSafe(sql)));
-        in_time(self.patience, rows).await
+        let rows = self.connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql)));
+        Ok(in_time(self.patience, rows).await?.pop())
     }
 
     /// Runs a statement and tells how many rows it wrote.

@@ -10,7 +10,7 @@ use super::rows::{count, counted, no_feed};
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, KeyState};
-use crate::store::sql::{Columns as _, account_row, key_row, select_keys};
+use crate::store::sql::{Columns as _, account_row, bounded, key_row, select_keys};
 use crate::store::{AccountQuery, Change, KeyQuery, StoreError, reading};
 use crate::token::{Digest, Environment};
 
@@ -66,12 +66,17 @@ pub(super) async fn changed(
     after: u64,
     most: u32,
 ) -> Result<Vec<Change>, StoreError> {
-    let query = sqlx::query(
-        "SELECT changes.n, changes.tag, kind, subject, digest, epoch FROM changes, feed \
-         WHERE changes.n > $1 ORDER BY changes.n DESC LIMIT $2",
-    );
+    let query = sqlx::query(concat!(
+        "SELECT changes.n, changes.tag, ",
+        bounded!("kind"),
+        ", ",
+        bounded!("subject"),
+        ", ",
+        bounded!("digest"),
+        ", epoch FROM changes, feed WHERE changes.n > $1 ORDER BY changes.n DESC LIMIT $2"
+    ));
     let rows = link.all(query.bind(after.cast_signed()).bind(i64::from(most))).await?;
-    rows.iter().map(reading::changed).collect()
+    Ok(reading::changed(&rows))
 }
 
 pub(super) async fn key(link: &mut Link, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

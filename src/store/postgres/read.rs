@@ -11,14 +11,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 
-use super::link::{Link, ReaderLink};
+use super::link::{Link, Query, ReaderLink};
 use super::nodes;
 use super::open::newer;
 use super::rows::{no_feed, read_policy};
 use crate::policy::Policy;
 use crate::revision::Position;
 use crate::store::reading::{self, Snapshot};
-use crate::store::sql::{Columns as _, position, select_accounts, select_keys};
+use crate::store::sql::{Columns as _, position, select_accounts, select_changes, select_keys};
 use crate::store::{MacKeys, ReadAsk, ReadBatch, StoreError};
 use crate::token::Digest;
 
@@ -88,9 +88,7 @@ impl Snapshot for Reading<'_> {
     }
 
     async fn changes(&mut self, after: u64, most: u64) -> Result<Vec<PgRow>, StoreError> {
-        let query = sqlx::query(
-            "SELECT n, tag, kind, subject, digest FROM changes WHERE n > $1 ORDER BY n LIMIT $2",
-        );
+        let query = sqlx::query(select_changes!("WHERE n > $1 ORDER BY n LIMIT $2"));
         self.link.all(query.bind(after.cast_signed()).bind(most.cast_signed())).await
     }
 
@@ -108,9 +106,13 @@ impl Snapshot for Reading<'_> {
         self.link.all(sqlx::query(select_keys!("WHERE digest = ANY($1)")).bind(digests)).await
     }
 
-    async fn page(&mut self, after: &str, most: u64) -> Result<Vec<PgRow>, StoreError> {
-        let query = sqlx::query(select_keys!("WHERE id > $1 ORDER BY id LIMIT $2"));
-        self.link.all(query.bind(after).bind(most.cast_signed())).await
+    async fn page(&mut self, after: Option<&str>, most: u64) -> Result<Vec<PgRow>, StoreError> {
+        let query = match after {
+            None => sqlx::query(select_keys!("ORDER BY id LIMIT $1")),
+            Some(_) => sqlx::query(select_keys!("WHERE id > $2 ORDER BY id LIMIT $1")),
+        };
+        let query = query.bind(most.cast_signed());
+        self.link.all(after.into_iter().fold(query, Query::bind)).await
     }
 
     async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<PgRow>, StoreError> {

@@ -1,5 +1,6 @@
 //! The rows of one transaction, in PostgreSQL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,14 +14,15 @@ use crate::account::{Account, AccountId, RESERVED_ACCOUNT};
 use crate::audit::Entry;
 use crate::clock::Timestamp;
 use crate::key::{Actor, KeyClass, KeyId, KeyRecord, RECORD_FORMAT};
-use crate::policy::Policy;
+use crate::policy::{Catalogue, Policy};
 use crate::revision::Position;
 use crate::store::door::{Head, Made, Remembered, Rows};
-use crate::store::row::{AccountRow, KeyRow, Named, PositionRow, json, policy};
+use crate::store::row::{AccountRow, KeyRow, Named, PositionRow, compile, json, policy};
 use crate::store::sql::{
-    Columns as _, account_row, columns_of, key_row, position, select_accounts, select_keys,
+    Columns as _, SELECT_POLICY, account_row, columns_of, key_row, position, select_accounts,
+    select_keys,
 };
-use crate::store::{Change, RequestMark, StoreError, Subject};
+use crate::store::{Change, RequestMark, StoreError};
 use crate::token::Digest;
 
 /// How long a statement may take that looks at every key, or at all that one key made.
@@ -46,18 +48,31 @@ macro_rules! counted {
 }
 pub(super) use counted;
 
-/// The head of the feed, and the lock of its one row. Whoever waited for the lock sees the row, and with every
-/// later statement all else, as the one before committed it.
-pub(super) const HEAD: &str = "SELECT epoch, n, tag, at, seeded FROM feed FOR UPDATE";
+/// The lock of the feed's one row; then what stands in it, and which change made the policy. Whoever waited for the lock
+/// sees with every later statement, and with none before, all as the one before committed it.
+pub(super) const HEAD: &str = "SELECT one FROM feed FOR UPDATE; \
+     SELECT feed.epoch, feed.n, feed.tag, feed.at, seeded, policy.n, policy.tag FROM feed LEFT JOIN policy ON TRUE";
 
 /// The rows of the transaction that is open on a connection, which holds the lock of the feed's row.
 pub(super) struct PgRows<'a> {
     pub(super) link: &'a mut Link,
     /// What [`HEAD`] brought, in the message that began the mutation.
     pub(super) head: Option<PgRow>,
+    /// The number and the tag of the change that made the policy.
+    policy_at: Option<(u64, u64)>,
+    /// The policy that was read last, by whichever mutation.
+    catalogue: &'a mut Option<(Arc<Catalogue>, Position)>,
 }
 
-impl PgRows<'_> {
+impl<'a> PgRows<'a> {
+    pub(super) const fn new(
+        link: &'a mut Link,
+        head: Option<PgRow>,
+        catalogue: &'a mut Option<(Arc<Catalogue>, Position)>,
+    ) -> Self {
+        Self { link, head, policy_at: None, catalogue }
+    }
+
     /// All rows of what may take long.
     async fn scan(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, StoreError> {
         let patience = std::mem::replace(&mut self.link.patience, SCAN_TIME_MAX);
@@ -87,6 +102,8 @@ impl PgRows<'_> {
 impl Rows for PgRows<'_> {
     async fn head(&mut self) -> Result<Head, StoreError> {
         let row = self.head.take().ok_or_else(no_feed)?;
+        let policy_at = row.maybe_number(5)?.zip(row.maybe_number(6)?);
+        self.policy_at = policy_at.map(|(n, tag)| (n.cast_unsigned(), tag.cast_unsigned()));
         Ok(Head {
             position: position(&row, 0)?,
             at: Timestamp::from_micros(row.number(3)?),
@@ -99,17 +116,15 @@ impl Rows for PgRows<'_> {
         self.run_on_one(query, "feed", 1).await
     }
 
-    async fn append(&mut self, change: &Change, at: Timestamp) -> Result<(), StoreError> {
+    async fn append(&mut self, entry: &Entry, change: &Change) -> Result<(), StoreError> {
         let Change { position, subject, digest } = change;
         let PositionRow { epoch: _, n, tag } = (*position).into();
-        let (kind, id) = match subject {
-            Subject::Key(id) => ("key", id.to_string()),
-            Subject::Account(id) => ("account", id.to_string()),
-            Subject::Policy => ("policy", String::new()),
-        };
-        // One message for both: the change is written if the head moved.
+        let (kind, id) = subject.columns();
+        // One message for all: the others are written if the head moved.
         let query = sqlx::query(
-            "WITH head AS (UPDATE feed SET n = $1, tag = $2, at = $6 WHERE n = $1 - 1 RETURNING n) \
+            "WITH head AS (UPDATE feed SET n = $1, tag = $2, at = $6 WHERE n = $1 - 1 RETURNING n), \
+             entry AS (INSERT INTO audit (n, at, actor, action, account_id, key_id, change, peer, request_id) \
+                       SELECT n, $6, $7, $8, $9, $10, $11, $12, $13 FROM head) \
              INSERT INTO changes (n, tag, kind, subject, digest, at) \
              SELECT n, $2, $3, $4, $5, $6 FROM head",
         )
@@ -117,31 +132,31 @@ impl Rows for PgRows<'_> {
         .bind(tag)
         .bind(kind)
         .bind(id)
-        .bind(digest.map(|digest| digest.as_bytes().to_vec()))
-        .bind(at.micros());
+        .bind(digest.map(|digest| digest.as_bytes().to_vec()));
+        let Entry { revision: _, time, actor, action, account, key, change, peer, request_id } =
+            entry;
+        let query = query
+            .bind(time.micros())
+            .bind(actor.to_string())
+            .bind(action)
+            .bind(account.as_ref().map(ToString::to_string))
+            .bind(key.map(|key| key.to_string()))
+            .bind(json(change))
+            .bind(peer)
+            .bind(request_id.as_ref());
         self.run_on_one(query, "feed", 1).await
     }
 
-    async fn insert_audit(&mut self, entry: &Entry) -> Result<(), StoreError> {
-        let Entry { revision, time, actor, action, account, key, change, peer, request_id } = entry;
-        let query = sqlx::query(
-            "INSERT INTO audit (n, at, actor, action, account_id, key_id, change, peer, request_id) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(revision.n.cast_signed())
-        .bind(time.micros())
-        .bind(actor.to_string())
-        .bind(action)
-        .bind(account.as_ref().map(ToString::to_string))
-        .bind(key.map(|key| key.to_string()))
-        .bind(json(change))
-        .bind(peer)
-        .bind(request_id.as_ref());
-        self.link.run(query).await.map(drop)
-    }
-
-    async fn policy(&mut self) -> Result<Option<(Policy, Position)>, StoreError> {
-        read_policy(self.link).await
+    async fn catalogue(&mut self) -> Result<Option<(Arc<Catalogue>, Position)>, StoreError> {
+        if let Some((catalogue, at)) = &*self.catalogue
+            && self.policy_at == Some((at.n, at.tag))
+        {
+            return Ok(Some((Arc::clone(catalogue), *at)));
+        }
+        let Some((policy, at)) = read_policy(self.link).await? else { return Ok(None) };
+        let catalogue = compile(policy)?;
+        *self.catalogue = Some((Arc::clone(&catalogue), at));
+        Ok(Some((catalogue, at)))
     }
 
     async fn put_policy(
@@ -150,6 +165,7 @@ impl Rows for PgRows<'_> {
         revision: Position,
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        self.policy_at = None;
         let PositionRow { epoch, n, tag } = revision.into();
         let query = sqlx::query(
             "INSERT INTO policy (one, format, version, epoch, n, tag, at, document) \
@@ -326,7 +342,7 @@ impl Rows for PgRows<'_> {
 
 /// The policy and its revision; `None` before the store was seeded.
 pub(super) async fn read_policy(link: &mut Link) -> Result<Option<(Policy, Position)>, StoreError> {
-    let query = sqlx::query("SELECT epoch, n, tag, format, document FROM policy");
+    let query = sqlx::query(SELECT_POLICY);
     let Some(row) = link.one(query).await? else { return Ok(None) };
     Ok(Some((policy(row.number(3)?, &row.text(4)?)?, position(&row, 0)?)))
 }

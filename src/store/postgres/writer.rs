@@ -7,6 +7,7 @@
 //! Until COMMIT is sent nothing can have been changed, and whatever goes wrong is told as that. Afterwards only an
 //! answer tells; without one the outcome is unknown, and the connection is dropped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
@@ -19,6 +20,8 @@ use super::rows::{HEAD, PgRows};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::metrics::Stopwatch;
+use crate::policy::Catalogue;
+use crate::revision::Position;
 use crate::store::door;
 use crate::store::{Done, Mutation, StoreError};
 
@@ -60,6 +63,8 @@ pub(super) struct Writer {
     /// Of one connection.
     pool: Pool,
     commits: watch::Sender<u64>,
+    /// The policy that was read last, worked out.
+    catalogue: Option<(Arc<Catalogue>, Position)>,
 }
 
 /// A transaction that was filled and not yet committed.
@@ -78,11 +83,11 @@ enum Commit {
 
 impl Writer {
     pub(super) const fn new(pool: Pool, commits: watch::Sender<u64>) -> Self {
-        Self { pool, commits }
+        Self { pool, commits, catalogue: None }
     }
 
     /// Works until nobody can send jobs any more, and all are done.
-    pub(super) async fn run(self, mut jobs: mpsc::Receiver<Job>) {
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while jobs.recv_many(&mut batch, BATCH_MAX).await > 0 {
             while !batch.is_empty() {
@@ -100,7 +105,7 @@ impl Writer {
 
     /// Does the first of the jobs in one transaction, from the start again when the database gave it up, and
     /// answers them. After an error nothing was changed, and none of those that are left was answered.
-    async fn carry_out(&self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
+    async fn carry_out(&mut self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
         let mut tries = 1;
         loop {
             match self.try_out(batch).await {
@@ -113,8 +118,8 @@ impl Writer {
         }
     }
 
-    async fn try_out(&self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
-        let Filled { mut lent, outcomes } = self.fill(batch).await?;
+    async fn try_out(&mut self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
+        let Filled { mut lent, outcomes } = fill(&self.pool, &mut self.catalogue, batch).await?;
         let last = outcomes.iter().rev().find_map(last_change);
         match commit(&mut lent.link).await {
             Commit::Made => {
@@ -136,37 +141,49 @@ impl Writer {
             }
         }
     }
+}
 
-    async fn fill(&self, batch: &[Job]) -> Result<Filled<'_>, StoreError> {
-        // The lock is taken before the first savepoint, so that undoing that does not let go of it.
-        let first = format!("{BEGIN}; {HEAD}; SAVEPOINT mutation");
-        let (mut lent, mut head) = self.pool.begin(&first).await?;
-        let begun = Stopwatch::start();
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.len());
-        for job in batch {
-            if let Some(before) = outcomes.last() {
-                if begun.elapsed() > BATCH_TIME_MAX {
-                    break;
-                }
-                head = next(&mut lent.link, before).await?;
+/// Does jobs, the first ones or all, in a transaction that is left open.
+async fn fill<'a>(
+    pool: &'a Pool,
+    catalogue: &mut Option<(Arc<Catalogue>, Position)>,
+    batch: &[Job],
+) -> Result<Filled<'a>, StoreError> {
+    // The lock is taken before the first savepoint, so that undoing that does not let go of it.
+    let first = format!("{BEGIN}; {HEAD}; SAVEPOINT mutation");
+    let (mut lent, mut head) = pool.begin(&first).await?;
+    let begun = Stopwatch::start();
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.len());
+    for job in batch {
+        if let Some(before) = outcomes.last() {
+            if begun.elapsed() > BATCH_TIME_MAX {
+                break;
             }
-            match job.carry_out(&mut lent.link, head.take()).await {
-                Err(error) if was_given_up(&error) => return Err(error),
-                outcome => outcomes.push(outcome),
-            }
+            head = next(&mut lent.link, before).await?;
         }
-        if outcomes.last().is_some_and(|last| !is_done(last)) {
-            lent.link.command(UNDO.to_owned()).await.map_err(failed)?;
+        match job.carry_out(&mut lent.link, head.take(), catalogue).await {
+            Err(error) if was_given_up(&error) => return Err(error),
+            outcome => outcomes.push(outcome),
         }
-        Ok(Filled { lent, outcomes })
     }
+    if outcomes.last().is_some_and(|last| !is_done(last)) {
+        lent.link.command(UNDO.to_owned()).await.map_err(failed)?;
+    }
+    Ok(Filled { lent, outcomes })
 }
 
 impl Job {
     /// Does it, in the savepoint that is open.
-    async fn carry_out(&self, link: &mut Link, head: Option<PgRow>) -> Outcome {
+    async fn carry_out(
+        &self,
+        link: &mut Link,
+        head: Option<PgRow>,
+        catalogue: &mut Option<(Arc<Catalogue>, Position)>,
+    ) -> Outcome {
         match self {
-            Self::Mutate(mutation, _) => door::pass(&mut PgRows { link, head }, mutation).await,
+            Self::Mutate(mutation, _) => {
+                door::pass(&mut PgRows::new(link, head, catalogue), mutation).await
+            }
             Self::KeepTime(now, _) => {
                 let query = sqlx::query("UPDATE feed SET kept_time = $1 WHERE kept_time < $1");
                 link.run(query.bind(now.micros())).await.map(|_| Ok(Done::nothing()))

@@ -12,7 +12,7 @@ use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, KeyState};
 use crate::store::row::json;
-use crate::store::sql::{account_row, key_row, select_keys};
+use crate::store::sql::{account_row, bounded, key_row, select_keys};
 use crate::store::{AccountQuery, Change, KeyQuery, StoreError, reading};
 use crate::token::{Digest, Environment};
 
@@ -68,13 +68,18 @@ pub(super) async fn changed(
     after: u64,
     most: u32,
 ) -> Result<Vec<Change>, StoreError> {
-    let query = sqlx::query(
-        "SELECT changes.n, changes.tag, kind, subject, digest, epoch FROM changes, feed \
-         WHERE changes.n > ?1 ORDER BY changes.n DESC LIMIT ?2",
-    );
+    let query = sqlx::query(concat!(
+        "SELECT changes.n, changes.tag, ",
+        bounded!("kind"),
+        ", ",
+        bounded!("subject"),
+        ", ",
+        bounded!("digest"),
+        ", epoch FROM changes, feed WHERE changes.n > ?1 ORDER BY changes.n DESC LIMIT ?2"
+    ));
     let query = query.bind(after.cast_signed()).bind(i64::from(most));
     let rows = query.fetch_all(pool).await.map_err(failed)?;
-    rows.iter().map(reading::changed).collect()
+    Ok(reading::changed(&rows))
 }
 
 pub(super) async fn key(pool: &SqlitePool, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {

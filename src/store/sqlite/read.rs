@@ -7,12 +7,12 @@ use sqlx::Executor as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failure::failed;
-use super::rows::{Query, get, no_feed, read_policy};
+use super::rows::{Query, no_feed, read_policy};
 use crate::policy::Policy;
 use crate::revision::Position;
 use crate::store::reading::{self, Snapshot};
 use crate::store::row::json;
-use crate::store::sql::{position, select_accounts, select_keys};
+use crate::store::sql::{Columns as _, position, select_accounts, select_changes, select_keys};
 use crate::store::{MacKeys, ReadAsk, ReadBatch, StoreError};
 use crate::token::Digest;
 
@@ -54,13 +54,11 @@ impl Snapshot for Reading<'_> {
 
     async fn tag_at(&mut self, n: u64) -> Result<Option<u64>, StoreError> {
         let query = sqlx::query("SELECT tag FROM changes WHERE n = ?1").bind(n.cast_signed());
-        self.one(query).await?.map(|row| Ok(get::<i64>(&row, 0)?.cast_unsigned())).transpose()
+        self.one(query).await?.map(|row| Ok(row.number(0)?.cast_unsigned())).transpose()
     }
 
     async fn changes(&mut self, after: u64, most: u64) -> Result<Vec<SqliteRow>, StoreError> {
-        let query = sqlx::query(
-            "SELECT n, tag, kind, subject, digest FROM changes WHERE n > ?1 ORDER BY n LIMIT ?2",
-        );
+        let query = sqlx::query(select_changes!("WHERE n > ?1 ORDER BY n LIMIT ?2"));
         self.all(query.bind(after.cast_signed()).bind(most.cast_signed())).await
     }
 
@@ -80,9 +78,13 @@ impl Snapshot for Reading<'_> {
         self.all(query.bind(json(&digests))).await
     }
 
-    async fn page(&mut self, after: &str, most: u64) -> Result<Vec<SqliteRow>, StoreError> {
-        let query = sqlx::query(select_keys!("WHERE id > ?1 ORDER BY id LIMIT ?2"));
-        self.all(query.bind(after).bind(most.cast_signed())).await
+    async fn page(&mut self, after: Option<&str>, most: u64) -> Result<Vec<SqliteRow>, StoreError> {
+        let query = match after {
+            None => sqlx::query(select_keys!("ORDER BY id LIMIT ?1")),
+            Some(_) => sqlx::query(select_keys!("WHERE id > ?2 ORDER BY id LIMIT ?1")),
+        };
+        let query = query.bind(most.cast_signed());
+        self.all(after.into_iter().fold(query, Query::bind)).await
     }
 
     async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<SqliteRow>, StoreError> {

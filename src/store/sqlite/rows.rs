@@ -1,5 +1,7 @@
 //! The rows of one transaction, in SQLite; and how its rows are read.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Row as _, Sqlite};
@@ -9,12 +11,15 @@ use crate::account::{Account, AccountId, RESERVED_ACCOUNT};
 use crate::audit::Entry;
 use crate::clock::Timestamp;
 use crate::key::{Actor, KeyClass, KeyId, KeyRecord, RECORD_FORMAT};
-use crate::policy::Policy;
+use crate::policy::{Catalogue, Policy};
 use crate::revision::Position;
 use crate::store::door::{Head, Made, Remembered, Rows};
-use crate::store::row::{AccountRow, KeyRow, Named, PositionRow, json, policy};
-use crate::store::sql::{account_row, columns_of, key_row, position, select_accounts, select_keys};
-use crate::store::{Change, RequestMark, StoreError, Subject};
+use crate::store::row::{AccountRow, KeyRow, Named, PositionRow, compile, json, policy};
+use crate::store::sql::{
+    Columns as _, SELECT_POLICY, account_row, columns_of, key_row, position, select_accounts,
+    select_keys,
+};
+use crate::store::{Change, RequestMark, StoreError};
 use crate::token::Digest;
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
@@ -67,58 +72,6 @@ impl SqliteRows<'_> {
         }
     }
 
-    async fn one(&mut self, query: Query<'_>) -> Result<Option<SqliteRow>, StoreError> {
-        query.fetch_optional(&mut *self.connection).await.map_err(failed)
-    }
-
-    async fn all(&mut self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
-        query.fetch_all(&mut *self.connection).await.map_err(failed)
-    }
-}
-
-#[async_trait]
-impl Rows for SqliteRows<'_> {
-    async fn head(&mut self) -> Result<Head, StoreError> {
-        // The transaction began IMMEDIATE: nobody else writes until it ends.
-        let row = self.one(sqlx::query("SELECT epoch, n, tag, at, seeded FROM feed")).await?;
-        let row = row.ok_or_else(no_feed)?;
-        Ok(Head {
-            position: position(&row, 0)?,
-            at: Timestamp::from_micros(get(&row, 3)?),
-            is_seeded: get(&row, 4)?,
-        })
-    }
-
-    async fn set_seeded(&mut self) -> Result<(), StoreError> {
-        let query = sqlx::query("UPDATE feed SET seeded = 1 WHERE seeded = 0");
-        self.run_on_one(query, "feed", 1).await
-    }
-
-    async fn append(&mut self, change: &Change, at: Timestamp) -> Result<(), StoreError> {
-        let Change { position, subject, digest } = change;
-        let PositionRow { epoch: _, n, tag } = (*position).into();
-        let (kind, id) = match subject {
-            Subject::Key(id) => ("key", id.to_string()),
-            Subject::Account(id) => ("account", id.to_string()),
-            Subject::Policy => ("policy", String::new()),
-        };
-        let query = sqlx::query("UPDATE feed SET n = ?1, tag = ?2, at = ?3 WHERE n = ?1 - 1")
-            .bind(n)
-            .bind(tag)
-            .bind(at.micros());
-        self.run_on_one(query, "feed", 1).await?;
-        let query = sqlx::query(
-            "INSERT INTO changes (n, tag, kind, subject, digest, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )
-        .bind(n)
-        .bind(tag)
-        .bind(kind)
-        .bind(id)
-        .bind(digest.map(|digest| digest.as_bytes().to_vec()))
-        .bind(at.micros());
-        self.run(query).await.map(drop)
-    }
-
     async fn insert_audit(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let Entry { revision, time, actor, action, account, key, change, peer, request_id } = entry;
         let query = sqlx::query(
@@ -137,8 +90,58 @@ impl Rows for SqliteRows<'_> {
         self.run(query).await.map(drop)
     }
 
-    async fn policy(&mut self) -> Result<Option<(Policy, Position)>, StoreError> {
-        read_policy(&mut *self.connection).await
+    async fn one(&mut self, query: Query<'_>) -> Result<Option<SqliteRow>, StoreError> {
+        query.fetch_optional(&mut *self.connection).await.map_err(failed)
+    }
+
+    async fn all(&mut self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        query.fetch_all(&mut *self.connection).await.map_err(failed)
+    }
+}
+
+#[async_trait]
+impl Rows for SqliteRows<'_> {
+    async fn head(&mut self) -> Result<Head, StoreError> {
+        // The transaction began IMMEDIATE: nobody else writes until it ends.
+        let row = self.one(sqlx::query("SELECT epoch, n, tag, at, seeded FROM feed")).await?;
+        let row = row.ok_or_else(no_feed)?;
+        Ok(Head {
+            position: position(&row, 0)?,
+            at: Timestamp::from_micros(row.number(3)?),
+            is_seeded: row.flag(4)?,
+        })
+    }
+
+    async fn set_seeded(&mut self) -> Result<(), StoreError> {
+        let query = sqlx::query("UPDATE feed SET seeded = 1 WHERE seeded = 0");
+        self.run_on_one(query, "feed", 1).await
+    }
+
+    async fn append(&mut self, entry: &Entry, change: &Change) -> Result<(), StoreError> {
+        self.insert_audit(entry).await?;
+        let Change { position, subject, digest } = change;
+        let PositionRow { epoch: _, n, tag } = (*position).into();
+        let (kind, id) = subject.columns();
+        let query = sqlx::query("UPDATE feed SET n = ?1, tag = ?2, at = ?3 WHERE n = ?1 - 1")
+            .bind(n)
+            .bind(tag)
+            .bind(entry.time.micros());
+        self.run_on_one(query, "feed", 1).await?;
+        let query = sqlx::query(
+            "INSERT INTO changes (n, tag, kind, subject, digest, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )
+        .bind(n)
+        .bind(tag)
+        .bind(kind)
+        .bind(id)
+        .bind(digest.map(|digest| digest.as_bytes().to_vec()))
+        .bind(entry.time.micros());
+        self.run(query).await.map(drop)
+    }
+
+    async fn catalogue(&mut self) -> Result<Option<(Arc<Catalogue>, Position)>, StoreError> {
+        let Some((policy, at)) = read_policy(&mut *self.connection).await? else { return Ok(None) };
+        Ok(Some((compile(policy)?, at)))
     }
 
     async fn put_policy(
@@ -277,13 +280,13 @@ impl Rows for SqliteRows<'_> {
         .bind(id);
         let Some(row) = self.one(query).await? else { return Ok(None) };
         let named = Named { table: "requests", row: id.to_owned() };
-        let account: String = get(&row, 1)?;
+        let account = row.text(1)?;
         let key = get::<Option<String>>(&row, 2)?;
         let made = Made {
             account: named.need("made_account_id", AccountId::parse(&account))?,
             key: key.map(|id| named.need("made_key_id", KeyId::parse(&id))).transpose()?,
         };
-        Ok(Some(Remembered { content: get(&row, 0)?, made }))
+        Ok(Some(Remembered { content: row.bytes(0)?, made }))
     }
 
     async fn insert_request(
@@ -324,13 +327,9 @@ impl Rows for SqliteRows<'_> {
 pub(super) async fn read_policy(
     connection: &mut SqliteConnection,
 ) -> Result<Option<(Policy, Position)>, StoreError> {
-    let row = sqlx::query("SELECT epoch, n, tag, format, document FROM policy")
-        .fetch_optional(connection)
-        .await
-        .map_err(failed)?;
+    let row = sqlx::query(SELECT_POLICY).fetch_optional(connection).await.map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
-    let document: String = get(&row, 4)?;
-    Ok(Some((policy(get(&row, 3)?, &document)?, position(&row, 0)?)))
+    Ok(Some((policy(row.number(3)?, &row.text(4)?)?, position(&row, 0)?)))
 }
 
 /// A column, by its place.

@@ -12,7 +12,8 @@ use latchkey::key::{Expiry, KeyChange, KeyId, KeyRecord, NewKey, RevokeReason};
 use latchkey::policy::Policy;
 use latchkey::scope::ScopePattern;
 use latchkey::store::{
-    Command, Done, KeyTarget, Maker, Mutation, NewSecret, ReadAsk, ReadBatch, RequestMark, Store,
+    Command, Done, KeyTarget, Lost, Maker, Mutation, NewSecret, ReadAsk, ReadBatch, RequestMark,
+    Store,
 };
 use latchkey::token::{Digest, Environment};
 
@@ -246,4 +247,9 @@ pub(crate) async fn first_read(store: &Shared) -> ReadBatch {
 /// The number of the last change.
 pub(crate) async fn tip(store: &Shared) -> u64 {
     first_read(store).await.position.n
+}
+
+/// Whether a row could not be read that should have told of this.
+pub(crate) fn is_lost(batch: &ReadBatch, what: &Lost) -> bool {
+    batch.unreadable.iter().any(|row| row.of == *what)
 }

@@ -43,6 +43,10 @@ impl Place {
         }
     }
 
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres(..))
+    }
+
     /// The database's file.
     pub(crate) fn file(&self) -> PathBuf {
         match self {
