@@ -181,9 +181,11 @@ async fn check_statements(link: &mut Link, settings: &Settings) -> Result<(), St
         let one = sqlx::query("SELECT 1").persistent(true).execute(&mut link.connection).await;
         one.map(drop).map_err(|error| unusable(&settings.place, &error))
     };
+    // One that gives out its connections in turn is found by the second use, any other by the second client.
     use_one(link).await?;
     use_one(link).await?;
     let mut other = connect(settings).await?;
+    use_one(&mut other).await?;
     use_one(&mut other).await?;
     other.close().await;
     Ok(())
