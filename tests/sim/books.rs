@@ -1,13 +1,14 @@
 //! What stands in the store: rows as they are after one commit, and the one door by which they change.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use latchkey::account::{Account, AccountId};
 use latchkey::audit::Entry;
 use latchkey::clock::Timestamp;
 use latchkey::key::{Actor, KeyClass, KeyId, KeyRecord};
-use latchkey::policy::Policy;
+use latchkey::policy::{Catalogue, Policy};
 use latchkey::revision::Position;
 use latchkey::store::door::{Head, Made, Remembered, Rows};
 use latchkey::store::{
@@ -155,19 +156,17 @@ impl Rows for Transaction<'_> {
         Ok(())
     }
 
-    async fn append(&mut self, change: &Change, at: Timestamp) -> Result<(), StoreError> {
+    async fn append(&mut self, entry: &Entry, change: &Change) -> Result<(), StoreError> {
         assert_eq!(change.position.n, self.0.position().n + 1, "numbers are gapless");
         self.0.changes.push(change.clone());
-        self.0.at = at;
+        self.0.at = entry.time;
         Ok(())
     }
 
-    async fn insert_audit(&mut self, _: &Entry) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn policy(&mut self) -> Result<Option<(Policy, Position)>, StoreError> {
-        Ok(self.0.policy.clone())
+    async fn catalogue(&mut self) -> Result<Option<(Arc<Catalogue>, Position)>, StoreError> {
+        let Some((policy, at)) = self.0.policy.clone() else { return Ok(None) };
+        let catalogue = Catalogue::compile(policy, "").expect("it was found right before");
+        Ok(Some((Arc::new(catalogue), at)))
     }
 
     async fn put_policy(
