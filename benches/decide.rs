@@ -219,6 +219,7 @@ fn page_of(start: u64, end: u64, is_last: bool) -> ReadBatch {
         accounts: accounts.map(|number| account(number, position)).collect(),
         policy: (start == 0).then(Policy::default),
         absent: Vec::new(),
+        listed: Vec::new(),
         unreadable: Vec::new(),
         page: Some(if is_last { PageEnd::Last } else { PageEnd::At(key_id(end - 1)) }),
         mac_keys: MacKeys { current: MacKey::new([0; 32].into()), previous: None },

@@ -19,14 +19,16 @@ use crate::key::KeyId;
 use crate::lease::{Bounds, Freshness, Lease, Standing};
 use crate::policy::Catalogue;
 use crate::revision::Position;
-use crate::store::{PageAsk, PageEnd, ReadAsk, ReadBatch, Subject};
+use crate::store::{ReadAsk, ReadBatch, Subject};
 use crate::token::Digest;
 
 mod apply;
 mod entry;
+mod extent;
 mod fence;
 mod hint;
 mod recent;
+mod roll;
 
 pub mod redis;
 
@@ -34,13 +36,15 @@ pub use fence::Fence;
 pub use hint::{AccountEntry, Hint, KeyEntry, Said, Unusable};
 
 use entry::{CachedAccount, CachedKey, Grant, Shared};
+use extent::Extent;
 use recent::Recent;
+use roll::Roll;
 
 /// How many absent digests are remembered. They have a memory of their own: an unknown key never
 /// pushes a known one out.
 const ABSENT_MAX: usize = 65_536;
-/// Keys of one page of the first load: small enough for a read to take milliseconds.
-const PAGE_KEYS_MAX: usize = 512;
+/// How many keys of the store are listed for each that is held at most.
+const LISTED_PER_KEY: usize = 16;
 /// Changes that one read brings.
 const CHANGES_MAX: usize = 1_000;
 /// How many subjects are doubted one by one; beyond, everything is.
@@ -81,22 +85,13 @@ struct Known {
     absent: IndexSet<Digest, DefaultHashBuilder>,
     /// Keys of which is known only that what was known of them no longer holds.
     must_fetch: HashSet<Digest>,
+    /// The digests of all keys, also of those that there is no room for.
+    roll: Roll,
     extent: Extent,
     /// How many keys were dropped for want of room.
     evicted: u64,
     /// Draws victims; where it starts does not matter.
     draws: u64,
-}
-
-/// How much of the store the cache holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// The first load is under way: pages up to this key are in.
-    Loading(Option<KeyId>),
-    /// Every key is in: what is not here is not there.
-    Complete,
-    /// Some keys are not here.
-    Partial,
 }
 
 /// How much is held.
@@ -108,6 +103,8 @@ pub struct Holding {
     pub accounts: usize,
     /// Digests that were read and are nobody's.
     pub absent: usize,
+    /// Keys of the store that are known to be there, held or not.
+    pub listed: usize,
     /// Keys dropped for want of room, since the start.
     pub evicted: u64,
 }
@@ -192,11 +189,19 @@ impl Cache {
         state.known.as_ref().is_some_and(|known| known.extent == Extent::Complete)
     }
 
-    /// Whether the first load is under way.
+    /// Whether the first load is under way, of keys or of what is told of those that do not fit.
     #[must_use]
     pub fn is_loading(&self) -> bool {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.known.as_ref().is_some_and(|known| matches!(known.extent, Extent::Loading(_)))
+        state.known.as_ref().is_some_and(|known| known.extent.is_loading())
+    }
+
+    /// Whether this digest is somebody's, as far as was read; hardly ever said of one that is not. A hint on who is to be
+    /// looked for first, never an answer.
+    #[must_use]
+    pub fn is_listed(&self, digest: &Digest) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.known.as_ref().is_some_and(|known| known.roll.holds(digest))
     }
 
     /// How many keys are in.
@@ -217,6 +222,7 @@ impl Cache {
             keys: known.keys.len(),
             accounts: known.accounts.len(),
             absent: known.absent.len(),
+            listed: known.roll.len(),
             evicted: state.evicted + known.evicted,
         }
     }
@@ -251,18 +257,14 @@ impl Cache {
     pub fn begin_read(&self, wanted: Vec<Digest>, halvings: u32) -> ReadAsk {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.sent += 1;
-        let page = match state.known.as_ref().map(|known| known.extent) {
-            None => Some(None),
-            Some(Extent::Loading(after)) => Some(after),
-            Some(Extent::Complete | Extent::Partial) => None,
-        };
+        let extent = state.known.as_ref().map_or(Extent::Loading(None), |known| known.extent);
         ReadAsk {
             node: None,
             must_renew: false,
             time_max: Duration::ZERO,
             after: state.known.as_ref().map(|known| known.applied),
             wanted,
-            page: page.map(|after| PageAsk { after, keys_max: (PAGE_KEYS_MAX >> halvings).max(1) }),
+            page: extent.next_page(halvings),
             changes_max: (CHANGES_MAX >> halvings).max(1),
         }
     }

@@ -29,6 +29,8 @@ mod admission;
 
 /// How many calls may wait for their keys.
 const WAITERS_MAX: usize = 16_384;
+/// How many keys are found out at once: a flight may go on for a moment when nobody waits for it any more.
+const FLIGHTS_MAX: usize = 16_384;
 /// How long one of them waits.
 const WAIT_MAX: Duration = Duration::from_millis(150);
 
@@ -76,6 +78,8 @@ struct Flight {
     digest: Digest,
     /// Until it has landed.
     landing: Option<oneshot::Sender<FoundOut>>,
+    /// Whether it took a token, to be given back unless the digest is nobody's.
+    has_token: bool,
 }
 
 /// What the cache says of a digest.
@@ -117,8 +121,7 @@ impl Filling {
     /// Waits, for a moment, until it was found out what this digest is. That is in the cache then.
     pub async fn fetch(&self, digest: Digest) -> Result<(), Error> {
         let Ok(_place) = self.shared.waiters.try_acquire() else {
-            self.shared.refused.waiters.fetch_add(1, Ordering::Relaxed);
-            return Err(not_ready("too many calls wait for their keys"));
+            return Err(self.shared.refuse_waiter());
         };
         match tokio::time::timeout(WAIT_MAX, self.join(digest)?).await {
             Ok(Ok(found_out)) => found_out.map_err(|why| not_ready(&why)),
@@ -141,21 +144,27 @@ impl Filling {
     fn join(&self, digest: Digest) -> Result<Landing, Error> {
         let shared = &self.shared;
         let now = shared.started.elapsed();
+        let has_token = !shared.cache.is_listed(&digest);
         let mut flights = shared.flights();
         let Flights { under_way, admission } = &mut *flights;
+        let has_room = under_way.len() < FLIGHTS_MAX;
         let free = match under_way.entry(digest) {
             Entry::Occupied(flight) => return Ok(flight.get().clone()),
             Entry::Vacant(free) => free,
         };
-        if !admission.admit(now) {
+        if !has_room {
+            return Err(shared.refuse_waiter());
+        }
+        if has_token && !admission.admit(now) {
             shared.refused.admission.fetch_add(1, Ordering::Relaxed);
             return Err(not_ready("too many keys are looked for that nobody has"));
         }
         let (landing, landed) = oneshot::channel();
         let landed = landed.shared();
         free.insert(landed.clone());
-        let flight = Flight { shared: Arc::clone(shared), digest, landing: Some(landing) };
-        shared.runtime.spawn(flight.fly());
+        let shared = Arc::clone(shared);
+        let flight = Flight { shared, digest, landing: Some(landing), has_token };
+        self.shared.runtime.spawn(flight.fly());
         Ok(landed)
     }
 }
@@ -163,6 +172,11 @@ impl Filling {
 impl Shared {
     fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse_waiter(&self) -> Error {
+        self.refused.waiters.fetch_add(1, Ordering::Relaxed);
+        not_ready("too many calls wait for their keys")
     }
 
     fn known(&self, digest: &Digest) -> Known {
@@ -201,7 +215,7 @@ impl Flight {
         let is_nobodys = is_found_out && self.shared.known(&self.digest) == Known::Absent;
         let mut flights = self.shared.flights();
         flights.under_way.remove(&self.digest);
-        if !is_nobodys {
+        if self.has_token && !is_nobodys {
             flights.admission.give_back();
         }
         drop(flights);

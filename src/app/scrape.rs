@@ -61,9 +61,12 @@ impl Sources {
 
     fn scrape_cache(&self, all: &mut Snapshot) {
         let holding = self.cache.holding();
-        for (kind, count) in
-            [("key", holding.keys), ("account", holding.accounts), ("absent", holding.absent)]
-        {
+        for (kind, count) in [
+            ("key", holding.keys),
+            ("account", holding.accounts),
+            ("absent", holding.absent),
+            ("listed", holding.listed),
+        ] {
             all.add(&table::CACHE_ENTRIES, [kind], Value::Count(count as u64));
         }
         all.add(&table::CACHE_EVICTIONS, [], Value::Count(holding.evicted));

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use super::entry::{CachedAccount, CachedKey, Grant, Shared};
 use super::{
     ABSENT_MAX, AccountId, Cache, Catalogue, DefaultHashBuilder, Digest, Extent, Fence, HashSet,
-    IndexMap, IndexSet, KeyEntry, Known, PageEnd, Position, ReadBatch, Recent, Subject,
-    VICTIMS_COMPARED,
+    IndexMap, IndexSet, KeyEntry, Known, LISTED_PER_KEY, Position, ReadBatch, Recent, Roll,
+    Subject, VICTIMS_COMPARED,
 };
 use crate::lease::Lease;
 use crate::policy::Policy;
@@ -57,6 +57,7 @@ impl Known {
             grants: Shared::new(),
             absent: IndexSet::with_hasher(hasher.clone()),
             must_fetch: HashSet::new(),
+            roll: Roll::new(hasher.clone(), keys_max.saturating_mul(LISTED_PER_KEY)),
             extent: Extent::Loading(None),
             evicted: 0,
             draws: batch.position.tag,
@@ -118,7 +119,7 @@ impl Known {
                 (Subject::Key(_), Some(digest)) if keys.contains(&digest) => {}
                 (Subject::Key(_), Some(digest)) => self.must_fetch(digest),
                 // It cannot be told which key it is, so nothing that is not here is known to be absent.
-                (Subject::Key(_), None) => self.extent = Extent::Partial,
+                (Subject::Key(_), None) => self.end_completeness(),
                 (Subject::Account(id), _) if accounts.contains(id) => {}
                 (Subject::Account(id), _) => self.lose_account(id),
                 (Subject::Policy, _) => {}
@@ -146,6 +147,7 @@ impl Known {
     }
 
     fn must_fetch(&mut self, digest: Digest) {
+        self.roll.add(&digest);
         self.remove(&digest);
         self.must_fetch.insert(digest);
     }
@@ -182,12 +184,16 @@ impl Known {
             self.install(digest, record.into(), &account.id, make, keys_max);
         }
         self.remember_absent(batch.absent);
-        if let (Extent::Loading(_), Some(end)) = (self.extent, batch.page) {
-            self.extent = match end {
-                PageEnd::At(id) => Extent::Loading(Some(id)),
-                PageEnd::Last => Extent::Complete,
-            };
+        for digest in &batch.listed {
+            self.roll.add(digest);
         }
+        if let Some(end) = batch.page {
+            self.extent = self.extent.after_page(end, !self.roll.is_full());
+        }
+    }
+
+    fn end_completeness(&mut self) {
+        self.extent = self.extent.without_completeness();
     }
 
     /// Puts a key in, and its account unless that is here.
@@ -199,6 +205,7 @@ impl Known {
         make: impl FnOnce() -> CachedAccount,
         keys_max: usize,
     ) {
+        self.roll.add(&digest);
         self.must_fetch.remove(&digest);
         self.absent.swap_remove(&digest);
         let account = self.accounts.take(account, make);
@@ -218,7 +225,7 @@ impl Known {
     /// Makes room: of a few keys drawn at random, the one that was used longest ago goes. Completeness,
     /// and a first load under way, end before anything is dropped.
     fn drop_a_victim(&mut self) {
-        self.extent = Extent::Partial;
+        self.end_completeness();
         let below = self.keys.len();
         let drawn: [usize; VICTIMS_COMPARED] = std::array::from_fn(|_| self.draw(below));
         let victim = drawn.into_iter().min_by_key(|at| self.keys[*at].last_used());

@@ -8,7 +8,7 @@ use crate::account::Account;
 use crate::key::{Actor, KeyRecord, Revocation, RevokeReason};
 use crate::policy::{Policy, ScopeDefinition};
 use crate::scope::ScopePattern;
-use crate::store::{Change, Lost, MacKey, MacKeys, Unreadable};
+use crate::store::{Change, Lost, MacKey, MacKeys, PageEnd, Unreadable};
 use crate::token::Environment;
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
@@ -81,6 +81,7 @@ fn batch(after: u64, n: u64) -> ReadBatch {
         accounts: vec![account("a")],
         policy: None,
         absent: Vec::new(),
+        listed: Vec::new(),
         unreadable: Vec::new(),
         page: None,
         mac_keys: MacKeys { current: MacKey::new([7; 32].into()), previous: None },
@@ -251,7 +252,7 @@ fn completeness_ends_before_a_key_is_dropped_for_room() {
 }
 
 #[test]
-fn a_first_load_that_does_not_fit_ends() {
+fn a_first_load_that_does_not_fit_goes_on_with_digests_alone() {
     let cache = Cache::new(2);
     cache.begin_read(Vec::new(), 0);
     let first = ReadBatch {
@@ -261,8 +262,18 @@ fn a_first_load_that_does_not_fit_ends() {
         ..batch(5, 5)
     };
     cache.apply(first, &[], Some(Lease::Held)).unwrap();
+    let page = cache.begin_read(Vec::new(), 0).page.unwrap();
+    assert!(page.of_digests && page.after == Some(key(3).id) && !cache.is_complete());
+    assert!((1..=3).all(|number| cache.is_listed(&digest(number))), "the dropped one too");
+    let last = ReadBatch { listed: vec![digest(4)], page: Some(PageEnd::Last), ..batch(5, 5) };
+    cache.apply(last, &[], Some(Lease::Held)).unwrap();
     assert!(!cache.is_loading() && !cache.is_complete());
     assert!(cache.begin_read(Vec::new(), 0).page.is_none());
+    assert_eq!((cache.is_listed(&digest(4)), cache.is_listed(&digest(5))), (true, false));
+    // Listed is not known: only a read can tell.
+    assert_eq!((seen(&cache, 4), seen(&cache, 5)), ("miss", "miss"));
+    apply(&cache, ReadBatch { changes: vec![changed(6, 5)], ..batch(5, 6) }).unwrap();
+    assert!(cache.is_listed(&digest(5)));
 }
 
 #[test]

@@ -1,18 +1,18 @@
 //! Who may begin a flight: what keeps those who ask for keys that nobody has from keeping the store busy.
 //!
-//! Each flight takes a token of a bucket, and gives it back unless it found that the digest is nobody's. So keys that
-//! exist cost nothing, however many are cold, beyond that only as many can be looked for at once as the bucket holds;
-//! and keys that nobody has cost the store the bucket once, then a trickle.
+//! A key that the cache has listed is looked for as it is. For any other, the flight takes a token of a bucket, and gives
+//! it back unless it found that the digest is nobody's. So keys that nobody has cost the store the bucket once, then a
+//! trickle; and where the cache is complete no flight is ever needed for them.
 //!
-//! What is traded: while somebody floods us with such keys (each needs a right checksum and is asked for once, for
-//! its absence is remembered), the bucket is empty, and a cold key comes by one of the trickle's tokens or not. It is
-//! then told to try again, never that it is unknown. What is in the cache notices nothing, and where the cache is
-//! complete no flight is ever needed for a key that nobody has.
+//! What is traded: while somebody floods us with such keys (each needs a right checksum and is asked for once, for its
+//! absence is remembered), who asks for one more is told to try again, not that it is unknown. Whoever has a key notices
+//! nothing, in the cache or not, save where keys are not listed: while pages are read after a start, and when there are
+//! many times more than the cache has room for. Such a key comes by one of the trickle's tokens then.
 
 use std::time::Duration;
 
-/// How many flights are under way at once, and how many may find nobody's keys before that is rationed.
-const FLIGHTS_MAX: u64 = 4_096;
+/// How many flights may find nobody's keys before that is rationed.
+const UNKNOWN_MAX: u64 = 4_096;
 /// How many such keys a second are looked for then.
 const UNKNOWN_PER_SECOND: u64 = 200;
 /// Tokens are counted in millionths.
@@ -26,7 +26,7 @@ pub(super) struct Admission {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { millionths: FLIGHTS_MAX * WHOLE, filled: Duration::ZERO }
+        Self { millionths: UNKNOWN_MAX * WHOLE, filled: Duration::ZERO }
     }
 }
 
@@ -52,7 +52,7 @@ impl Admission {
     }
 
     fn put(&mut self, millionths: u64) {
-        self.millionths = self.millionths.saturating_add(millionths).min(FLIGHTS_MAX * WHOLE);
+        self.millionths = self.millionths.saturating_add(millionths).min(UNKNOWN_MAX * WHOLE);
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
             assert!(admission.admit(Duration::ZERO));
             admission.give_back();
         }
-        assert_eq!(admission.millionths, FLIGHTS_MAX * WHOLE);
+        assert_eq!(admission.millionths, UNKNOWN_MAX * WHOLE);
     }
 
     #[test]

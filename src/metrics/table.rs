@@ -110,7 +110,7 @@ metrics! {
         "Decisions by what the cache knew of their key.";
     CACHE_ENTRIES = Gauge "latchkey_cache_entries", "latchkey.cache.entries",
         "{entry}", ["kind"],
-        "What the cache holds: keys, the accounts they belong to, and digests known to be nobody's.";
+        "What the cache holds: keys, the accounts they belong to, digests known to be nobody's, and (listed) how many keys it knows to be in the store, held or not.";
     CACHE_EVICTIONS = Counter "latchkey_cache_evictions_total", "latchkey.cache.evictions",
         "{entry}", [],
         "Keys dropped from the cache for want of room.";

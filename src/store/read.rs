@@ -36,6 +36,8 @@ pub struct PageAsk {
     pub after: Option<KeyId>,
     /// How many.
     pub keys_max: usize,
+    /// Whether only their digests are brought.
+    pub of_digests: bool,
 }
 
 /// One snapshot of the store.
@@ -61,6 +63,8 @@ pub struct ReadBatch {
     pub policy: Option<Policy>,
     /// Wanted digests that no key has.
     pub absent: Vec<Digest>,
+    /// Those on the page, where it is of digests alone.
+    pub listed: Vec<Digest>,
     /// Rows that should be above and cannot be read, because they make no sense or a newer version wrote
     /// them: neither there nor absent, so nothing may be answered about them.
     pub unreadable: Vec<Unreadable>,

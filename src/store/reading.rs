@@ -35,6 +35,12 @@ pub(super) trait Snapshot: Send {
     async fn wanted(&mut self, digests: &[Digest]) -> Result<Vec<Self::Row>, StoreError>;
     /// The keys after this id, or from the first on, in order.
     async fn page(&mut self, after: Option<&str>, most: u64) -> Result<Vec<Self::Row>, StoreError>;
+    /// `id, digest` of the keys after this id, or from the first on, in order.
+    async fn digests(
+        &mut self,
+        after: Option<&str>,
+        most: u64,
+    ) -> Result<Vec<Self::Row>, StoreError>;
     /// The accounts of these ids.
     async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<Self::Row>, StoreError>;
 }
@@ -188,9 +194,18 @@ impl<S: Snapshot> Reading<'_, S> {
         let from = page.after.map(|id| id.to_string());
         let mut keys_max = page.keys_max;
         loop {
-            let rows = self.snapshot.page(from.as_deref(), keys_max as u64).await?;
+            let (from, most) = (from.as_deref(), keys_max as u64);
+            let rows = if page.of_digests {
+                self.snapshot.digests(from, most).await?
+            } else {
+                self.snapshot.page(from, most).await?
+            };
             for row in &rows {
-                self.take_key(row);
+                if page.of_digests {
+                    self.take_digest(row);
+                } else {
+                    self.take_key(row);
+                }
             }
             let last = rows.iter().rev().find_map(|row| KeyId::parse(&row.text(0).ok()?));
             self.batch.page = match last {
@@ -203,6 +218,12 @@ impl<S: Snapshot> Reading<'_, S> {
             };
             return Ok(());
         }
+    }
+
+    /// Takes what a page of digests tells of a key; one that makes no sense tells nothing.
+    fn take_digest(&mut self, row: &S::Row) {
+        let digest = row.bytes(1).ok().and_then(|bytes| Digest::from_bytes(&bytes));
+        self.batch.listed.extend(digest);
     }
 
     /// Takes a key into the batch; its digest, where it has one. A key that cannot be read must not stop all others.
@@ -298,6 +319,7 @@ const fn empty(position: Position, mac_keys: MacKeys) -> ReadBatch {
         accounts: Vec::new(),
         policy: None,
         absent: Vec::new(),
+        listed: Vec::new(),
         unreadable: Vec::new(),
         page: None,
         mac_keys,

@@ -26,7 +26,7 @@ use crate::support::frames::grpc_message;
 use crate::support::{Folder, Server};
 use crate::telemetry::collector::{Collector, Manner};
 
-mod canary;
+pub(crate) mod canary;
 mod commands;
 mod messages;
 

@@ -18,11 +18,16 @@ use crate::support::cluster::ROOT;
 use crate::support::{Authed, Caller};
 
 mod apart;
+mod beyond_room;
 mod change;
 mod changes;
+mod counts;
 mod crash_loop;
+mod fills;
+mod flood;
 mod log;
 mod maker;
+mod many_keys;
 mod plot;
 mod pooled;
 mod put_back;

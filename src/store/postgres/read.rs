@@ -115,6 +115,15 @@ impl Snapshot for Reading<'_> {
         self.link.all(after.into_iter().fold(query, Query::bind)).await
     }
 
+    async fn digests(&mut self, after: Option<&str>, most: u64) -> Result<Vec<PgRow>, StoreError> {
+        let query = sqlx::query(match after {
+            None => "SELECT id, digest FROM keys ORDER BY id LIMIT $1",
+            Some(_) => "SELECT id, digest FROM keys WHERE id > $2 ORDER BY id LIMIT $1",
+        });
+        let query = query.bind(most.cast_signed());
+        self.link.all(after.into_iter().fold(query, Query::bind)).await
+    }
+
     async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<PgRow>, StoreError> {
         let ids: Vec<_> = ids.iter().cloned().collect();
         self.link

@@ -87,6 +87,19 @@ impl Snapshot for Reading<'_> {
         self.all(after.into_iter().fold(query, Query::bind)).await
     }
 
+    async fn digests(
+        &mut self,
+        after: Option<&str>,
+        most: u64,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let query = sqlx::query(match after {
+            None => "SELECT id, digest FROM keys ORDER BY id LIMIT ?1",
+            Some(_) => "SELECT id, digest FROM keys WHERE id > ?2 ORDER BY id LIMIT ?1",
+        });
+        let query = query.bind(most.cast_signed());
+        self.all(after.into_iter().fold(query, Query::bind)).await
+    }
+
     async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<SqliteRow>, StoreError> {
         let query = sqlx::query(select_accounts!("WHERE id IN (SELECT value FROM json_each(?1))"));
         self.all(query.bind(json(ids))).await

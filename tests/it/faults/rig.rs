@@ -440,5 +440,5 @@ fn a_key(account: &str) -> NewKey {
 }
 
 const fn all() -> store::PageAsk {
-    store::PageAsk { after: None, keys_max: 1_000 }
+    store::PageAsk { after: None, keys_max: 1_000, of_digests: false }
 }

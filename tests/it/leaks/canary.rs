@@ -16,7 +16,7 @@ const HEX_CHARS: usize = CHARS * 2;
 const HINT_CHARS: usize = 12;
 
 /// A token that is right in form, and nobody's.
-pub(super) fn token() -> String {
+pub(crate) fn token() -> String {
     let prefix = Prefix::parse("hm").unwrap();
     Token::generate(&prefix, Environment::Live, &MachineEntropy).expose().to_owned()
 }
@@ -34,12 +34,12 @@ pub(super) fn nearly(token: &str) -> Vec<String> {
 
 /// Parts of canaries, as they could be found.
 #[derive(Default)]
-pub(super) struct Canaries {
+pub(crate) struct Canaries {
     parts: HashSet<Vec<u8>>,
 }
 
 impl Canaries {
-    pub(super) fn watch(&mut self, token: &str) {
+    pub(crate) fn watch(&mut self, token: &str) {
         let bytes = token.as_bytes();
         let mut add = |text: &[u8], length: usize| {
             self.parts.extend(text.windows(length).map(<[u8]>::to_vec));
@@ -56,7 +56,7 @@ impl Canaries {
     }
 
     /// The first part that is found, with what stands before it.
-    pub(super) fn find(&self, haystack: &[u8]) -> Option<String> {
+    pub(crate) fn find(&self, haystack: &[u8]) -> Option<String> {
         [CHARS, BASE64_CHARS, HEX_CHARS].into_iter().find_map(|length| {
             let at = haystack.windows(length).position(|window| {
                 // Most windows hold something that no token has.

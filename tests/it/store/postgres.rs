@@ -481,7 +481,7 @@ async fn rows_that_make_no_sense_are_unreadable_and_stop_no_others() {
     place.sql(&format!("UPDATE keys SET scopes = '[\"no scope\"]' WHERE id = '{}'", bad.id)).await;
     place.sql(&format!("UPDATE keys SET format = 2 WHERE id = '{}'", newer.id)).await;
     let wanted = vec![bad.digest, newer.digest, good.digest];
-    let page = Some(PageAsk { after: None, keys_max: 100 });
+    let page = Some(PageAsk { after: None, keys_max: 100, of_digests: false });
     let batch = store.read(&ReadAsk { wanted, page, ..ReadAsk::default() }).await.unwrap();
     assert!(batch.keys.contains(&good) && batch.keys.len() == 2 && batch.absent.is_empty());
     for key in [&bad, &newer] {

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::future::{Future as _, poll_fn};
 use std::task::Poll;
 
+use latchkey::key::KeyId;
 use latchkey::policy::Policy;
 use latchkey::revision::Position;
 use latchkey::store::{Command, PageAsk, PageEnd, ReadAsk, ReadBatch, Subject};
+use latchkey::token::Digest;
 
 use super::support::{
     Shared, create_account, create_reader, done, first_read, id, key, mutation, rename, revoke,
@@ -74,7 +76,7 @@ pub(crate) async fn a_read_that_is_behind_says_so_and_goes_on(store: Shared) {
     let end = first_read(&store).await.position;
     let mut seen = BTreeSet::new();
     for is_behind in [true, true, false] {
-        let page = Some(PageAsk { after: None, keys_max: 10 });
+        let page = Some(PageAsk { after: None, keys_max: 10, of_digests: false });
         let wanted = vec![secret().digest];
         let ask = ReadAsk { wanted, page, changes_max: 2, ..after(at) };
         let batch = read(&store, &ask).await;
@@ -136,21 +138,30 @@ pub(crate) async fn wanted_keys_are_brought_or_absent(store: Shared) {
 
 pub(crate) async fn pages_bring_every_key_once(store: Shared) {
     let root = with_account(&store, "enterprise").await;
-    let mut wanted = vec![root.id];
+    let mut wanted = vec![(root.id, root.digest)];
     for _ in 0..4 {
-        wanted.push(key(&store, create_reader()).await.id);
+        let made = key(&store, create_reader()).await;
+        wanted.push((made.id, made.digest));
     }
-    let mut page = PageAsk { after: None, keys_max: 2 };
-    let mut seen = Vec::new();
+    let (keys, listed) = all_pages(&store, false).await;
+    assert_eq!((keys, listed), (wanted.clone(), vec![]));
+    let (keys, listed) = all_pages(&store, true).await;
+    let digests: Vec<_> = wanted.iter().map(|(_, digest)| *digest).collect();
+    assert_eq!((keys, listed), (vec![], digests));
+}
+
+async fn all_pages(store: &Shared, of_digests: bool) -> (Vec<(KeyId, Digest)>, Vec<Digest>) {
+    let mut page = PageAsk { after: None, keys_max: 2, of_digests };
+    let (mut keys, mut listed) = (Vec::new(), Vec::new());
     loop {
-        let batch = read(&store, &ReadAsk { page: Some(page), ..ReadAsk::default() }).await;
-        seen.extend(batch.keys.iter().map(|key| key.id));
+        let batch = read(store, &ReadAsk { page: Some(page), ..ReadAsk::default() }).await;
+        keys.extend(batch.keys.iter().map(|key| (key.id, key.digest)));
+        listed.extend(batch.listed);
         match batch.page.unwrap() {
             PageEnd::At(id) => page.after = Some(id),
-            PageEnd::Last => break,
+            PageEnd::Last => return (keys, listed),
         }
     }
-    assert_eq!(seen, wanted);
 }
 
 pub(crate) async fn an_account_is_brought_once_for_all_its_keys(store: Shared) {
@@ -159,7 +170,7 @@ pub(crate) async fn an_account_is_brought_once_for_all_its_keys(store: Shared) {
     for _ in 0..3 {
         done(&store, create_reader()).await;
     }
-    let page = Some(PageAsk { after: None, keys_max: 10 });
+    let page = Some(PageAsk { after: None, keys_max: 10, of_digests: false });
     let batch = read(&store, &ReadAsk { page, ..ReadAsk::default() }).await;
     let ids: Vec<_> = batch.accounts.iter().map(|account| account.id.as_str()).collect();
     assert_eq!(ids, ["acme", "latchkey"]);

@@ -167,7 +167,7 @@ async fn one_key_that_makes_no_sense_is_unreadable_and_stops_no_other() {
         )
         .await;
     let wanted = vec![bad.digest, newer.digest, garbled.digest, good.digest];
-    let page = Some(PageAsk { after: None, keys_max: 100 });
+    let page = Some(PageAsk { after: None, keys_max: 100, of_digests: false });
     let ask = ReadAsk { wanted, page, ..ReadAsk::default() };
     let batch = store.read(&ask).await.unwrap();
     assert!(batch.keys.contains(&good) && batch.keys.len() == 2);
@@ -191,7 +191,7 @@ async fn one_account_that_makes_no_sense_is_unreadable_and_stops_no_other() {
     let good = key(&store, super::support::create(new_key("other", &["memory:read"]))).await;
     done(&store, create_reader()).await;
     place.sql("UPDATE accounts SET format = 2 WHERE id = 'acme'").await;
-    let page = Some(PageAsk { after: None, keys_max: 100 });
+    let page = Some(PageAsk { after: None, keys_max: 100, of_digests: false });
     let batch = store.read(&ReadAsk { page, ..ReadAsk::default() }).await.unwrap();
     assert_eq!(batch.unreadable.len(), 1);
     assert!(is_lost(&batch, &Lost::Account(super::support::id("acme"))));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sqlx::postgres::PgConnection;
 use tonic::transport::Channel;
 
 use super::postgres::Postgres;
@@ -58,6 +59,11 @@ impl Cluster {
         let mut cluster = Self { nodes: Vec::new(), postgres, redis, database, settings };
         cluster.nodes = join_all((0..nodes).map(|_| cluster.node(Server::build()).start())).await;
         cluster
+    }
+
+    /// A connection to the database, past the nodes.
+    pub(crate) async fn connect(&self) -> PgConnection {
+        self.postgres.connect(&self.database).await
     }
 
     /// One more, or one again.
