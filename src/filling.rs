@@ -78,7 +78,7 @@ struct Flight {
     digest: Digest,
     /// Until it has landed.
     landing: Option<oneshot::Sender<FoundOut>>,
-    /// Whether it took a token, to be given back unless the digest is nobody's.
+    /// Whether it took a token, to be given back if the digest is somebody's.
     has_token: bool,
 }
 
@@ -211,11 +211,12 @@ impl Flight {
     /// Nobody joins it any more, and who waits for it goes on. Once: another may have begun since.
     fn land(&mut self, found_out: Option<FoundOut>) {
         let Some(landing) = self.landing.take() else { return };
-        let is_found_out = matches!(found_out, Some(Ok(())));
-        let is_nobodys = is_found_out && self.shared.known(&self.digest) == Known::Absent;
+        // One that was given up may have cost the store all the same.
+        let is_somebodys = self.shared.cache.is_listed(&self.digest)
+            || self.shared.known(&self.digest) == Known::Key;
         let mut flights = self.shared.flights();
         flights.under_way.remove(&self.digest);
-        if self.has_token && !is_nobodys {
+        if self.has_token && is_somebodys {
             flights.admission.give_back();
         }
         drop(flights);

@@ -1,7 +1,7 @@
 //! Who may begin a flight: what keeps those who ask for keys that nobody has from keeping the store busy.
 //!
 //! A key that the cache has listed is looked for as it is. For any other, the flight takes a token of a bucket, and gives
-//! it back unless it found that the digest is nobody's. So keys that nobody has cost the store the bucket once, then a
+//! it back if it found that the digest is somebody's. So keys that nobody has cost the store the bucket once, then a
 //! trickle; and where the cache is complete no flight is ever needed for them.
 //!
 //! What is traded: while somebody floods us with such keys (each needs a right checksum and is asked for once, for its
@@ -46,7 +46,7 @@ impl Admission {
         }
     }
 
-    /// Gives a token back: the digest was somebody's, or it could not be found out.
+    /// Gives a token back: the digest was somebody's.
     pub(super) fn give_back(&mut self) {
         self.put(WHOLE);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use latchkey::token::stands_in;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::asked;
@@ -254,7 +255,7 @@ impl Stage {
         let before = demand_right(quiet.end().await);
         let cold: Vec<_> = cold.map(|number| self.keys.question(number)).collect();
         let (began, load) = (now(), load());
-        let flood = Flood::begin(self.node(), asked("FLOOD", 2_500).try_into().unwrap()).await;
+        let flood = Flood::begin(self.node(), asked("FLOOD", 1_500).try_into().unwrap()).await;
         // By then nobody looks for any token any more.
         tokio::time::sleep(span / 2).await;
         let per_second = asked("COLD", 5).try_into().unwrap();
@@ -330,12 +331,14 @@ async fn until_allowed(
     first.said.is_allow().then(|| first.answered - first.sent)
 }
 
-/// Nothing but that they are allowed; what took too long is the machine's fault.
+/// Nothing but that they are allowed. What took too long may be the machine's fault; a client that often gives up is cut
+/// off, and what it waited for then is not known.
 fn demand_right(checks: Vec<Check>) -> Vec<Check> {
-    let wrong = checks.iter().filter(|it| !it.said.is_allow() && it.said != Said::Nothing);
-    let wrong: Vec<_> = wrong.collect();
+    let is_late = |said| matches!(said, Said::Nothing | Said::Failed(Code::Unknown));
+    let wrong: Vec<_> =
+        checks.iter().filter(|it| !it.said.is_allow() && !is_late(it.said)).collect();
     assert!(wrong.is_empty(), "{} of {}: {:?}", wrong.len(), checks.len(), wrong[0]);
-    let late = checks.iter().filter(|it| it.said == Said::Nothing).count();
+    let late = checks.iter().filter(|it| is_late(it.said)).count();
     assert!(late as u64 <= asked("LATE_MAX", u64::MAX), "{late} of {} not in time", checks.len());
     checks
 }
