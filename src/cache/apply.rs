@@ -213,9 +213,10 @@ impl Known {
         let grant = self.grants.take(&names, || Grant::new(names.clone(), &self.catalogue));
         let key = CachedKey::new(key, account, grant);
         if let Some(earlier) = self.keys.get(&digest) {
-            key.used_as(earlier);
+            key.used_at(earlier.last_used());
         } else if self.keys.len() >= keys_max {
-            self.drop_a_victim();
+            // Whoever waits for it has to find it: what makes room next for another is not this one.
+            key.used_at(self.drop_a_victim());
         }
         if let Some(earlier) = self.keys.insert(digest, key) {
             self.give_back(&earlier);
@@ -223,16 +224,18 @@ impl Known {
     }
 
     /// Makes room: of a few keys drawn at random, the one that was used longest ago goes. Completeness,
-    /// and a first load under way, end before anything is dropped.
-    fn drop_a_victim(&mut self) {
+    /// and a first load under way, end before anything is dropped. Tells when the latest of them was used.
+    fn drop_a_victim(&mut self) -> u32 {
         self.end_completeness();
         let below = self.keys.len();
         let drawn: [usize; VICTIMS_COMPARED] = std::array::from_fn(|_| self.draw(below));
+        let latest = drawn.iter().map(|at| self.keys[*at].last_used()).max();
         let victim = drawn.into_iter().min_by_key(|at| self.keys[*at].last_used());
         if let Some((_, key)) = victim.and_then(|at| self.keys.swap_remove_index(at)) {
             self.evicted += 1;
             self.give_back(&key);
         }
+        latest.unwrap_or(0)
     }
 
     /// A place below `below`, by Knuth's multiplicative generator.

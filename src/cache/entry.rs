@@ -81,8 +81,8 @@ impl CachedKey {
     /// do not take its cache line from each other.
     pub(super) fn touch(&self, now: Timestamp) {
         let second = u32::try_from(now.seconds_and_nanos().0).unwrap_or(u32::MAX);
-        if self.last_used.load(Ordering::Relaxed) != second {
-            self.last_used.store(second, Ordering::Relaxed);
+        if self.last_used() != second {
+            self.used_at(second);
         }
     }
 
@@ -90,8 +90,9 @@ impl CachedKey {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    pub(super) fn used_as(&self, earlier: &Self) {
-        self.last_used.store(earlier.last_used(), Ordering::Relaxed);
+    /// Takes it for used at this second.
+    pub(super) fn used_at(&self, second: u32) {
+        self.last_used.store(second, Ordering::Relaxed);
     }
 }
 

@@ -252,6 +252,16 @@ fn completeness_ends_before_a_key_is_dropped_for_room() {
 }
 
 #[test]
+fn keys_that_were_read_for_somebody_are_there_when_he_looks() {
+    let cache = loaded(300, 300);
+    // All are in use.
+    assert!((1..=300).all(|number| seen(&cache, number) == "key"));
+    apply(&cache, ReadBatch { keys: (1_000..1_100).map(key).collect(), ..batch(5, 5) }).unwrap();
+    let there = (1_000..1_100).filter(|number| seen(&cache, *number) == "key").count();
+    assert!(there > 65, "{there} of 100");
+}
+
+#[test]
 fn a_first_load_that_does_not_fit_goes_on_with_digests_alone() {
     let cache = Cache::new(2);
     cache.begin_read(Vec::new(), 0);
