@@ -76,6 +76,7 @@ impl Books {
             accounts: Vec::new(),
             policy: None,
             absent: Vec::new(),
+            listed: Vec::new(),
             unreadable: Vec::new(),
             page: None,
             mac_keys: self.mac_keys.clone(),
@@ -132,7 +133,11 @@ impl Books {
                     Some(last) if on_page.len() == page.keys_max => PageEnd::At(*last),
                     Some(_) | None => PageEnd::Last,
                 });
-                ids.extend(on_page);
+                if page.of_digests {
+                    batch.listed = on_page.iter().map(|id| self.keys[id].digest).collect();
+                } else {
+                    ids.extend(on_page);
+                }
             }
         }
         batch.keys = ids.iter().filter_map(|id| self.keys.get(id).cloned()).collect();

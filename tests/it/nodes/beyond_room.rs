@@ -145,7 +145,7 @@ impl Stage {
 
     /// What is at hand of keys that are drawn as people use them, and of keys that are drawn without a difference.
     async fn show_hit_ratios(&mut self, of: usize) {
-        let draws = usize::try_from(asked("DRAWS", 500)).unwrap();
+        let times = usize::try_from(asked("DRAWS", 500)).unwrap();
         assert_ne!(of % STRIDE, 0, "another number of keys, please");
         let sums = harmonic_sums(of);
         let skewed = |dice: &mut Dice| {
@@ -155,11 +155,11 @@ impl Stage {
         let evenly = |dice: &mut Dice| usize::try_from(dice.below(of as u64)).unwrap();
         let mut dice = self.dice.apart(1);
         // Until what is at hand is what was asked for lately.
-        let warming: Vec<_> = (0..draws * 4).map(|_| skewed(&mut dice)).collect();
+        let warming: Vec<_> = (0..times * 4).map(|_| skewed(&mut dice)).collect();
         self.ask_all("skewed, the first", warming).await;
-        let drawn: Vec<_> = (0..draws).map(|_| skewed(&mut dice)).collect();
+        let drawn: Vec<_> = (0..times).map(|_| skewed(&mut dice)).collect();
         self.ask_all("skewed", drawn).await;
-        let drawn: Vec<_> = (0..draws).map(|_| evenly(&mut dice)).collect();
+        let drawn: Vec<_> = (0..times).map(|_| evenly(&mut dice)).collect();
         self.ask_all("evenly", drawn).await;
     }
 

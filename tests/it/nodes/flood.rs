@@ -37,11 +37,11 @@ pub(super) struct Answer {
 
 impl Flood {
     pub(super) async fn begin(node: &Server, per_second: u32) -> Self {
-        let (note, answers) = mpsc::unbounded_channel();
+        let (tell, answers) = mpsc::unbounded_channel();
         let mut working = JoinSet::new();
         for _ in 0..SOURCES {
             let client = Client::of(0, &node.channel().await);
-            working.spawn(pour(client, per_second / SOURCES, note.clone()));
+            working.spawn(pour(client, per_second / SOURCES, tell.clone()));
         }
         Self { working, answers }
     }
