@@ -233,8 +233,10 @@ impl Stage {
             counted.memory / 1_048_576.0,
         ));
         let most = (poured / 1_000.0).max(UNKNOWN_AT_ONCE + UNKNOWN_PER_SECOND * seconds);
-        for reached in [counted.fills, looked_up] {
-            assert!(reached <= most + cold_asked, "the flood reached the store: {reached}");
+        // The store counts a little more for each read than the keys in it.
+        for reached in [counted.fills, looked_up - counted.reads] {
+            let most = most * 1.1 + cold_asked;
+            assert!(reached <= most, "the flood reached the store: {reached}, not {most}");
         }
         let found = cold.iter().filter(|it| it.said.is_allow() && it.tries <= FEW_TRIES).count();
         assert!(found * 2 > cold.len(), "cold keys are not found: {}", of_cold(&cold));
@@ -255,7 +257,7 @@ impl Stage {
         let before = demand_right(quiet.end().await);
         let cold: Vec<_> = cold.map(|number| self.keys.question(number)).collect();
         let (began, load) = (now(), load());
-        let flood = Flood::begin(self.node(), asked("FLOOD", 1_500).try_into().unwrap()).await;
+        let flood = Flood::begin(self.node(), asked("FLOOD", 2_500).try_into().unwrap()).await;
         // By then nobody looks for any token any more.
         tokio::time::sleep(span / 2).await;
         let per_second = asked("COLD", 5).try_into().unwrap();
