@@ -104,6 +104,8 @@ impl Stage<'_> {
             .map(|turn| {
                 let number = turn % self.keys.len();
                 let client = Client::of(0, &channels[turn % channels.len()]);
+                // The node says when it has waited for long enough.
+                let client = client.waiting(IN_TIME);
                 self.find(client, number)
             })
             .buffer_unordered(waiting)

@@ -67,12 +67,19 @@ impl Said {
 #[derive(Clone)]
 pub(super) struct Client {
     node: usize,
+    patience: Duration,
     decisions: AuthorizationServiceClient<Channel>,
 }
 
 impl Client {
     pub(super) fn of(node: usize, channel: &Channel) -> Self {
-        Self { node, decisions: AuthorizationServiceClient::new(channel.clone()) }
+        let decisions = AuthorizationServiceClient::new(channel.clone());
+        Self { node, patience: PATIENCE, decisions }
+    }
+
+    /// One that waits for so long.
+    pub(super) fn waiting(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     pub(super) async fn ask(&mut self, question: usize, asked: &Question) -> Check {
@@ -82,15 +89,16 @@ impl Client {
             ..Default::default()
         };
         let sent = now();
-        let said = match tokio::time::timeout(PATIENCE, self.decisions.authorize(request)).await {
-            Err(_) => Said::Nothing,
-            Ok(Err(status)) => Said::Failed(status.code()),
-            Ok(Ok(answer)) => match answer.into_inner() {
-                answer if answer.allowed && answer.stale => Said::Stale,
-                answer if answer.allowed => Said::Allowed,
-                answer => Said::Denied(answer.reason()),
-            },
-        };
+        let said =
+            match tokio::time::timeout(self.patience, self.decisions.authorize(request)).await {
+                Err(_) => Said::Nothing,
+                Ok(Err(status)) => Said::Failed(status.code()),
+                Ok(Ok(answer)) => match answer.into_inner() {
+                    answer if answer.allowed && answer.stale => Said::Stale,
+                    answer if answer.allowed => Said::Allowed,
+                    answer => Said::Denied(answer.reason()),
+                },
+            };
         Check { node: self.node, question, sent, answered: now(), said }
     }
 }
