@@ -21,7 +21,7 @@ async fn nodes_are_listed_for_people_and_for_programs() {
     let table = run(&cluster, &["node", "list"]);
     assert_eq!((table.code, &*table.err), (Some(0), ""), "{table:?}");
     let lines: Vec<_> = table.out.lines().collect();
-    assert!(lines[0].starts_with("NODE ") && lines[0].ends_with("STARTED"), "{}", table.out);
+    assert!(lines[0].starts_with("NODE ") && lines[0].ends_with("REVISION"), "{}", table.out);
     for (line, name) in lines[1..].iter().zip(cluster.names()) {
         assert!(line.starts_with(&name) && line.contains(" fresh "), "{}", table.out);
     }
