@@ -7,6 +7,7 @@ use latchkey::store::{MacKey, MacKeys};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::books::Books;
 use crate::dice::Dice;
 use crate::people::Cast;
 use crate::world::{Chance, World};
@@ -129,17 +130,13 @@ impl Chaos {
         }
         let now = self.world.now();
         let back = Duration::from_millis(self.dice.below(u64::try_from(BACK.as_millis()).unwrap()));
-        let (era, books) = {
+        let books = {
             let state = self.world.state();
             // The first era is an empty store.
             let era = state.era_at(now.saturating_sub(back)).max(1);
-            (era, state.eras[era].1.as_ref().clone())
+            Books::clone(&state.eras[era].1)
         };
-        self.world.count("store went back");
-        self.trouble_all(Duration::from_secs(1));
-        self.world.note(format_args!("the store goes back to {}, era {era}", books.position().n));
-        self.world.state().reverts.push(now);
-        self.world.put(books);
+        self.world.revert(books);
     }
 
     fn renew_mac_key(&mut self) {

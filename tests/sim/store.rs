@@ -100,6 +100,18 @@ impl Way {
         Arc::clone(link.fork.as_ref().unwrap_or(&state.books))
     }
 
+    /// A standby that has not heard of the commit takes over: nobody has it any more.
+    fn maybe_lose(&self, before: Arc<Books>) {
+        if !self.world.shape.may_revert || !self.is_one_of(1, 30) {
+            return;
+        }
+        let (world, millis) = (Arc::clone(&self.world), self.below(4));
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(millis)).await;
+            world.revert(Books::clone(&before));
+        });
+    }
+
     fn is_deposed(&self) -> bool {
         self.world.state().links[self.node].fork.is_some()
     }
@@ -207,13 +219,15 @@ impl Store for SimStore {
                 way.until_it_may_commit().await;
                 return;
             }
-            let mut books = Books::clone(&way.world.state().books);
+            let before = Arc::clone(&way.world.state().books);
+            let mut books = Books::clone(&before);
             let passed = door::pass(&mut Transaction(&mut books), &mutation).await;
             if let Ok(Ok(done)) = &passed
                 && let Some(position) = done.position
             {
                 way.world.put(books);
                 way.world.note(format_args!("node {} committed {}", way.node, position.n));
+                way.maybe_lose(before);
                 for commit in commits.lock().unwrap().iter() {
                     commit.send_replace(position.n);
                 }

@@ -190,6 +190,17 @@ impl World {
         link.troubled_until = link.troubled_until.max(until);
     }
 
+    /// The store holds again what it held before.
+    pub(crate) fn revert(&self, books: Books) {
+        self.count("store went back");
+        self.note(format_args!("the store goes back to {}", books.position().n));
+        for node in 0..self.shape.nodes {
+            self.trouble(node, Duration::from_secs(1));
+        }
+        self.state().reverts.push(self.now());
+        self.put(books);
+    }
+
     /// The store holds this from now on.
     pub(crate) fn put(&self, books: Books) {
         let now = self.now();
