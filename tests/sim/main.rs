@@ -7,6 +7,7 @@
 //!     cargo test --test sim                                     500 seeds
 //!     LATCHKEY_SIM_SEED=17 cargo test --test sim                one, and all that happened
 //!     tests/sim/run --seeds 50000                               many, in a release build
+//!     tests/sim/rules                                           which seed notices that a rule is not kept
 
 #![expect(clippy::unwrap_used, reason = "a simulation that cannot go on says so by panicking")]
 
