@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
+/// How often it is written down what time was told, in microseconds.
+const FLOOR_EVERY: i64 = 1_000;
 
 /// An instant, in microseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,16 +181,20 @@ impl<E: Fn() -> Duration + Send + Sync> SteadyClock<E> {
     /// `elapsed` counts from the anchor; `wall` is the wall clock there, `persisted` the highest time
     /// that an earlier process is known to have told.
     pub fn new(elapsed: E, wall: Timestamp, persisted: Timestamp) -> Self {
-        Self { elapsed, anchor: wall.max(persisted), floor: AtomicI64::new(0) }
+        Self { elapsed, anchor: wall.max(persisted), floor: AtomicI64::new(i64::MIN) }
     }
 }
 
 impl<E: Fn() -> Duration + Send + Sync> Clock for SteadyClock<E> {
     fn now(&self) -> Timestamp {
         let now = self.anchor.after((self.elapsed)()).micros();
-        // The counter only rises as one thread sees it; two threads may still be told the time in
-        // the other order, so what was told once is the least that is told again.
-        Timestamp(self.floor.fetch_max(now, Ordering::Relaxed).max(now))
+        // The counter only rises. Should it not, what was told once is the least that is told again, to within a
+        // millisecond: if each call wrote it down, all threads would wait for each other.
+        let told = self.floor.load(Ordering::Relaxed);
+        if now >= told.saturating_add(FLOOR_EVERY) {
+            self.floor.fetch_max(now, Ordering::Relaxed);
+        }
+        Timestamp(now.max(told))
     }
 }
 
