@@ -7,6 +7,7 @@ use latchkey::account::AccountId;
 use latchkey::decision::Denial;
 use latchkey::key::KeyId;
 use latchkey::policy::Policy;
+use latchkey::revision::Position;
 use latchkey::store::{Change, Subject};
 use latchkey::token::Digest;
 
@@ -204,11 +205,22 @@ impl<'a> Judge<'a> {
         Duration::from_millis(spans.max().unwrap_or_default())
     }
 
+    /// Whether it was lost in the instant in which it was made.
+    fn was_never_seen(&self, position: Position) -> bool {
+        let Some(era) = self.first.get(&position.tag) else { return false };
+        let (made, _) = self.state.eras[*era];
+        let mut later = self.state.eras[era + 1..].iter().take_while(|(from, _)| *from == made);
+        later.any(|(_, books)| !books.shows(position))
+    }
+
     fn of_act(&self, act: &Act) -> Option<String> {
         let is_made = self.state.eras.iter().any(|(_, books)| bears(books, &act.mark));
         match &act.came {
             Came::Made(Some(position), _) if !self.first.contains_key(&position.tag) => {
                 Some(format!("it was never made: {act:?}"))
+            }
+            Came::Made(Some(position), _) if self.was_never_seen(*position) => {
+                Some(format!("nobody can have read it: {act:?}"))
             }
             Came::Refused(_) if is_made => Some(format!("it was made: {act:?}")),
             Came::Made(..) | Came::Refused(_) | Came::NotKnown | Came::GivenUp => None,

@@ -106,6 +106,10 @@ impl Way {
             return;
         }
         let (world, millis) = (Arc::clone(&self.world), self.below(4));
+        if millis < 2 {
+            // Nobody ever sees it.
+            return world.revert(Books::clone(&before));
+        }
         tokio::spawn(async move {
             sleep(Duration::from_millis(millis)).await;
             world.revert(Books::clone(&before));
