@@ -317,16 +317,17 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
 }
 
-/// Whether a word has the environment of a token in it, and something like a secret behind it.
+/// Whether a word is a token, or has the environment of one in it and something like a secret behind it.
 fn resembles_one(word: &str) -> bool {
     let is_long = |run: &str| {
         (run.len() >= LONG_CHARS && !is_hash(run))
             || (run.len() >= SUSPICIOUS_CHARS && is_mixed(run))
     };
-    ["_live_", "_test_"]
+    let is_behind_environment = ["_live_", "_test_"]
         .iter()
         .flat_map(|name| word.match_indices(name))
-        .any(|(at, name)| word[at + name.len()..].split('_').any(is_long))
+        .any(|(at, name)| word[at + name.len()..].split('_').any(is_long));
+    is_behind_environment || parse(word.as_bytes()).is_ok()
 }
 
 /// Whether a run is just as long as the secret part of a token, and as mixed.
@@ -340,7 +341,8 @@ fn resembles_secret(word: &str) -> bool {
 }
 
 /// Hexadecimal, as the commit in `ci_test_<commit>` is. Of a secret, 20 characters in a row come out like this once in
-/// some hundred thousand million times. Digits alone are what people write in the place of a secret.
+/// some hundred thousand million times; and then its checksum gives it away, if it is whole. Digits alone are what people
+/// write in the place of a secret.
 fn is_hash(run: &str) -> bool {
     run.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         && run.bytes().any(|byte| byte.is_ascii_lowercase())
@@ -449,6 +451,7 @@ mod tests {
         assert!(is_in("x_hm_live_0000000000000000000000000000002dlYSp"));
         assert!(is_in("hm_live_0000000000000000000000000000002dlYSq"), "a slip in it");
         assert!(is_in("hm_live_aB3aB3aB3aB3"), "a part of it");
+        assert!(is_in("j000m_live_0000000000000000000000000000002175bd"), "one like a hash");
         assert!(is_in("hm_prod_abcdefghijklmnopqrstuvwxyzABCD4Sf8P8"), "all but its beginning");
         for text in
             ["", "_live_", "on_live_systems", "load_test_orchestrator", "hm_live_Ab12...Yz89", HASH]
