@@ -268,9 +268,19 @@ def ratio(rounds, one, other, figure):
     if not all(second for _, second in pairs):
         return "too short"
     single = [first / second for first, second in pairs]
+    return f"{ratio_of_medians(pairs):.3f} ({min(single):.2f} to {max(single):.2f})"
+
+
+def ratio_of_medians(pairs):
     firsts, seconds = zip(*pairs)
-    median = statistics.median(firsts) / statistics.median(seconds)
-    return f"{median:.3f} ({min(single):.2f} to {max(single):.2f})"
+    return statistics.median(firsts) / statistics.median(seconds)
+
+
+def demand_least(rounds, one, other, least):
+    """Requests a second of the one, by those of the other."""
+    got = ratio_of_medians([(result[one][0], result[other][0]) for result in rounds])
+    if got < least:
+        raise Wrong(f"{one} / {other} is {got:.3f}, and has to be {least} at least")
 
 
 def spread(values, form):

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use super::asked;
 use super::counts::Counts;
 use super::flood::{Answer, Cold, Flood, ask_cold, demand_refused};
-use super::log::{Check, Client, Load, Question, Said, now};
+use super::log::{Check, Client, Load, PATIENCE, Question, Said, now};
 use super::many_keys::ManyKeys;
 use super::verdict::quantile;
 use crate::leaks::canary::Canaries;
@@ -233,11 +233,17 @@ impl Stage {
             counted.memory / 1_048_576.0,
         ));
         let most = (poured / 1_000.0).max(UNKNOWN_AT_ONCE + UNKNOWN_PER_SECOND * seconds);
+        assert!(poured > 1.5 * most, "this is no flood: {poured}, and {most} may reach the store");
         // The store counts a little more for each read than the keys in it.
         for reached in [counted.fills, looked_up - counted.reads] {
             let most = most * 1.1 + cold_asked;
             assert!(reached <= most, "the flood reached the store: {reached}, not {most}");
         }
+        assert!(dropped <= 0.0, "{dropped} of {} warm keys were dropped", warm.len());
+        let (allowed, p99) = (quantile_of(&during, 500), quantile_of(&during, 990));
+        assert!(allowed < PATIENCE, "of the warm keys half were not allowed in time");
+        // How much slower they are is up to the machine, which the flood comes from as well.
+        assert!(p99 <= Duration::from_millis(asked("WARM_P99_MS", 60_000)), "{p99:?}");
         let found = cold.iter().filter(|it| it.said.is_allow() && it.tries <= FEW_TRIES).count();
         assert!(found * 2 > cold.len(), "cold keys are not found: {}", of_cold(&cold));
         answers
@@ -395,6 +401,17 @@ fn count_of(count: usize) -> f64 {
 
 fn percent(part: f64, of: f64) -> f64 {
     100.0 * part / of.max(1.0)
+}
+
+/// What is not more than this share of them took until they were allowed; those that were not took for ever.
+fn quantile_of(checks: &[Check], thousandths: usize) -> Duration {
+    let took = checks.iter().map(|check| match check.said.is_allow() {
+        true => check.answered - check.sent,
+        false => Duration::MAX,
+    });
+    let mut took: Vec<_> = took.collect();
+    took.sort_unstable();
+    quantile(&took, thousandths)
 }
 
 fn of_checks(checks: &[Check]) -> String {

@@ -13,10 +13,15 @@ use tonic::Status;
 
 use super::{Held, Operator};
 
+/// Longer than it takes all nodes, on a busy machine too.
+const WAIT: Duration = Duration::from_secs(20);
+
 /// A way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Way {
     Revoke,
+    /// Revoked, and answered when the receipt has come true.
+    RevokeAndWait,
     Disable,
     /// The key holds less.
     Narrow,
@@ -39,13 +44,15 @@ pub(super) struct Made {
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Revoke, Self::Disable, Self::Narrow, Self::Suspend, Self::Policy];
+    pub(super) const OTHERS: [Self; 5] =
+        [Self::RevokeAndWait, Self::Disable, Self::Narrow, Self::Suspend, Self::Policy];
 
     /// The scope that the key gets, and the one that it is asked for; each policy is changed for one key.
     pub(super) fn scopes(self, number: usize) -> (String, String) {
         let (holds, asked) = match self {
-            Self::Revoke | Self::Disable | Self::Suspend => ("memory:read", "memory:read"),
+            Self::Revoke | Self::RevokeAndWait | Self::Disable | Self::Suspend => {
+                ("memory:read", "memory:read")
+            }
             Self::Narrow => ("memory:write", "memory:write"),
             Self::Policy => return (format!("all:of-{number}"), format!("part:of-{number}")),
         };
@@ -55,7 +62,7 @@ impl Way {
     /// Why the key is denied from then on.
     pub(super) const fn reason(self) -> DecisionReason {
         match self {
-            Self::Revoke => DecisionReason::KeyRevoked,
+            Self::Revoke | Self::RevokeAndWait => DecisionReason::KeyRevoked,
             Self::Disable => DecisionReason::KeyDisabled,
             Self::Narrow | Self::Policy => DecisionReason::InsufficientScope,
             Self::Suspend => DecisionReason::AccountSuspended,
@@ -116,9 +123,10 @@ impl Operator {
             ..Default::default()
         };
         let receipt = match way {
-            Way::Revoke => {
+            Way::Revoke | Way::RevokeAndWait => {
                 let target = Some(Target::KeyId(key.id.clone()));
-                let request = RevokeKeyRequest { target, ..Default::default() };
+                let wait = (way == Way::RevokeAndWait).then(|| WAIT.try_into().unwrap());
+                let request = RevokeKeyRequest { target, wait, ..Default::default() };
                 self.keys.revoke_key(request).await?.into_inner().receipt
             }
             Way::Disable => {

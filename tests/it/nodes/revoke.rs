@@ -32,6 +32,8 @@ const DENIALS: usize = 5;
 const ASKED_FOR: Duration = Duration::from_secs(3);
 /// Between an answer and the next question.
 const PAUSE: Duration = Duration::from_micros(500);
+/// How long keys are asked for before something happens.
+const BEFORE: Duration = Duration::from_millis(300);
 
 /// What there is between the nodes, beside the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +62,13 @@ async fn demand_in_time(between: Between, p99_millis: u64) {
     let mut cluster = Cluster::start_with_redis(NODES).await;
     let stage = Stage::set(&cluster).await;
     let redis = cluster.redis.as_mut().unwrap();
-    match between {
-        Between::Redis => {}
-        Between::NoRedisAnyMore => redis.kill(),
-        Between::ARedisThatStandsStill => redis.pause(),
-    }
-    let (made, checks) = stage.run(asked("CHECKS", 200).try_into().unwrap()).await;
+    let (made, checks) = stage
+        .run(asked("CHECKS", 200).try_into().unwrap(), || match between {
+            Between::Redis => {}
+            Between::NoRedisAnyMore => redis.kill(),
+            Between::ARedisThatStandsStill => redis.pause(),
+        })
+        .await;
     let verdict = Verdict::of(&made, &checks, NODES, stage.moment);
     say(format_args!("SUMMARY {between:?}, {} changes\n{}", made.len(), verdict.summary()));
     if between == Between::Redis {
@@ -75,6 +78,11 @@ async fn demand_in_time(between: Between, p99_millis: u64) {
     let all = verdict.all();
     assert!(quantile(&all, 1_000) <= BOUND, "{:?}", verdict.spread);
     assert!(quantile(&all, 990) <= Duration::from_millis(p99_millis), "{:?}", verdict.spread);
+    // Here a busy machine shows, and so only the long form demands it.
+    let warm = quantile(&verdict.took, 990);
+    assert!(warm <= Duration::from_millis(asked("WARM_P99_MS", 60_000)), "{warm:?}");
+    let unanswered: usize = verdict.unanswered.values().sum();
+    assert!(unanswered as u64 <= asked("LATE_MAX", u64::MAX), "{:?}", verdict.unanswered);
 }
 
 /// Nodes with keys that all of them have at hand.
@@ -142,9 +150,11 @@ impl Stage {
         }
     }
 
-    /// All changes, and all that was noted meanwhile.
-    async fn run(&self, checks_per_second: u32) -> (Vec<Made>, Vec<Check>) {
+    /// All changes, after something happened amid the checks, and all that was noted meanwhile.
+    async fn run(&self, checks_per_second: u32, happens: impl FnOnce()) -> (Vec<Made>, Vec<Check>) {
         let load = Load::begin(&self.channels, &self.questions, checks_per_second);
+        tokio::time::sleep(BEFORE).await;
+        happens();
         let changes =
             stream::iter(self.cases.iter()).map(|(number, way)| self.change(*number, *way));
         let done: Vec<_> = changes.buffer_unordered(AT_ONCE).collect().await;
@@ -160,7 +170,7 @@ impl Stage {
         let question = self.questions.read().unwrap()[number].clone();
         let probes = self.channels.iter().enumerate().map(|(node, channel)| {
             let client = Client::of(node, channel);
-            tokio::spawn(probe(client, number, question.clone(), told.clone()))
+            tokio::spawn(probe(client, (number, way), question.clone(), told.clone()))
         });
         let probes: Vec<_> = probes.collect();
         let node = number % self.operators.len();
@@ -187,7 +197,7 @@ impl Stage {
 /// Asks without a pause until it is denied, and has been for a while.
 async fn probe(
     mut client: Client,
-    number: usize,
+    (number, way): (usize, Way),
     question: Question,
     told: watch::Receiver<bool>,
 ) -> Vec<Check> {
@@ -195,7 +205,7 @@ async fn probe(
     loop {
         let check = client.ask(number, &question).await;
         checks.push(check);
-        denials = if check.said.is_allow() { 0 } else { denials + 1 };
+        denials = if check.said == Said::Denied(way.reason()) { denials + 1 } else { 0 };
         if *told.borrow() {
             let until = *until.get_or_insert(check.sent + ASKED_FOR);
             if denials >= DENIALS || check.sent > until {
@@ -212,7 +222,7 @@ fn cases(revocations: usize) -> Vec<(usize, Way)> {
     let ways = (0..revocations).flat_map(|number| {
         let with_others =
             number % REVOCATIONS_PER_OTHER == 0 && number / REVOCATIONS_PER_OTHER < others;
-        let others = if with_others { &Way::ALL[1..] } else { &[] };
+        let others = if with_others { &Way::OTHERS[..] } else { &[] };
         [Way::Revoke].into_iter().chain(others.iter().copied())
     });
     ways.enumerate().collect()

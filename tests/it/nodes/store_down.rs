@@ -109,6 +109,7 @@ async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
         assert!(judged.wrong.is_empty(), "{}: {:#?}", outage.what, judged.wrong);
         let longest = Duration::from_millis(asked("CHANGE_MS", 5_000));
         assert!(judged.longest_change <= longest, "{judged:?}");
+        assert!(judged.refused >= NODES, "{judged:?}");
         let back = Duration::from_millis(asked("BACK_MS", 10_000));
         assert!(judged.fresh_after <= back, "{judged:?}");
         // The one that is not answered soon may be the machine's fault.
@@ -174,6 +175,9 @@ struct Judged {
     /// When the last node answered everything again, from when the store could be reached.
     fresh_after: Duration,
     changes: usize,
+    /// Told while the store was away that they were not made.
+    refused: usize,
+    /// How long it took at most to be told, of the time that the store was away.
     longest_change: Duration,
 }
 
@@ -187,14 +191,19 @@ impl Judged {
                 judged.judge_after(outage, check);
             }
         }
-        let amid = wishes.iter().filter(|it| it.sent >= outage.began && it.sent < outage.ended);
+        let amid = wishes.iter().filter(|it| it.answered > outage.began && it.sent < outage.ended);
         for wish in amid {
             judged.changes += 1;
-            if wish.answered <= outage.ended {
-                judged.longest_change = judged.longest_change.max(wish.answered - wish.sent);
-                if wish.told == Told::Made {
-                    judged.wrong.push(format!("{wish:?}"));
-                }
+            // Until it was answered, or the store could answer it again.
+            let waited = wish.answered.min(outage.ended) - wish.sent.max(outage.began);
+            judged.longest_change = judged.longest_change.max(waited);
+            let (is_refused, is_after) =
+                (wish.told == Told::Unavailable, wish.answered > outage.ended);
+            judged.refused += usize::from(is_refused && !is_after);
+            // What was under way when the store went may have come through, and nobody may know.
+            let was_under_way = wish.sent < outage.began;
+            if !(is_refused || is_after || was_under_way) {
+                judged.wrong.push(format!("{wish:?}"));
             }
         }
         judged

@@ -27,9 +27,15 @@ pub(super) struct Verdict {
     pub(super) contradicted: Vec<Check>,
     /// Denied before anything was taken away, or for another reason.
     pub(super) wrongly_denied: Vec<Check>,
+    /// Never denied by a node.
+    pub(super) never_denied: Vec<(Way, usize)>,
+    /// Somebody waited for the receipt to come true, and was answered before.
+    pub(super) not_waited_for: usize,
+    /// How many receipts had come true while the key was still asked for.
+    pub(super) tried_receipts: usize,
     /// Not answered, by how.
     pub(super) unanswered: BTreeMap<String, usize>,
-    /// How long all answers took, in order.
+    /// How long the answers took about keys that lost nothing, in order.
     pub(super) took: Vec<Duration>,
 }
 
@@ -39,9 +45,7 @@ impl Verdict {
         for check in checks {
             of_question.entry(check.question).or_default().push(check);
         }
-        let took = checks.iter().map(|check| check.answered - check.sent).collect();
-        let mut verdict = Self { took, ..Self::default() };
-        verdict.took.sort_unstable();
+        let mut verdict = Self::default();
         for check in checks {
             if let Said::Failed(_) | Said::Nothing = check.said {
                 *verdict.unanswered.entry(format!("{:?}", check.said)).or_default() += 1;
@@ -51,8 +55,10 @@ impl Verdict {
             let checks = of_question.remove(&made.question).unwrap_or_default();
             verdict.judge(made, &checks, nodes, moment);
         }
-        let untouched = of_question.into_values().flatten();
-        let denied = untouched.filter(|check| matches!(check.said, Said::Denied(_)));
+        let untouched: Vec<_> = of_question.into_values().flatten().collect();
+        verdict.took = untouched.iter().map(|check| check.answered - check.sent).collect();
+        verdict.took.sort_unstable();
+        let denied = untouched.into_iter().filter(|check| matches!(check.said, Said::Denied(_)));
         verdict.wrongly_denied.extend(denied);
         verdict
     }
@@ -63,18 +69,25 @@ impl Verdict {
             _ => true,
         };
         self.wrongly_denied.extend(checks.iter().copied().filter(|check| !is_right(check)));
+        let wall = |it: Instant| moment.wall + (it - moment.instant);
+        let waits = made.way == Way::RevokeAndWait;
+        self.not_waited_for += usize::from(waits && made.effective > wall(made.answered));
+        let is_tried = checks.iter().any(|check| wall(check.sent) > made.effective);
+        self.tried_receipts += usize::from(is_tried);
         for node in 0..nodes {
             let of_node = || checks.iter().copied().filter(move |check| check.node == node);
             let denied = of_node().filter(|check| matches!(check.said, Said::Denied(_)));
             let denied = denied.map(|check| check.answered).min();
+            if denied.is_none() {
+                self.never_denied.push((made.way, node));
+            }
             let late = || of_node().filter(|it| it.said.is_allow() && it.sent > made.answered);
             let of_late = |is_wrong: &dyn Fn(&Check) -> bool| -> Vec<Check> {
                 late().filter(|check| is_wrong(check)).copied().collect()
             };
             self.after_a_denial
                 .extend(of_late(&|it| denied.is_some_and(|denied| it.sent > denied)));
-            let wall = |it: &Check| moment.wall + (it.sent - moment.instant);
-            self.contradicted.extend(of_late(&|it| wall(it) > made.effective));
+            self.contradicted.extend(of_late(&|it| wall(it.sent) > made.effective));
             if node == made.node {
                 self.by_the_answering.extend(late());
             } else {
@@ -84,9 +97,10 @@ impl Verdict {
         }
     }
 
-    /// How long it took everywhere, all ways together, in order.
+    /// How long it took everywhere, in all ways in which the answer does not wait for it, in order.
     pub(super) fn all(&self) -> Vec<Duration> {
-        let mut all: Vec<_> = self.spread.values().flatten().copied().collect();
+        let at_once = self.spread.iter().filter(|(way, _)| **way != Way::RevokeAndWait);
+        let mut all: Vec<_> = at_once.flat_map(|(_, spread)| spread).copied().collect();
         all.sort_unstable();
         all
     }
@@ -98,6 +112,9 @@ impl Verdict {
         assert!(after_a_denial.is_empty(), "{after_a_denial:?}");
         assert!(contradicted.is_empty(), "{contradicted:?}");
         assert!(wrongly_denied.is_empty(), "{wrongly_denied:?}");
+        assert!(self.never_denied.is_empty(), "{:?}", self.never_denied);
+        assert_eq!(self.not_waited_for, 0, "answered before the receipt had come true");
+        assert_ne!(self.tried_receipts, 0, "no receipt came true while its key was asked for");
         let failed = self.unanswered.keys().any(|how| how.starts_with("Failed"));
         assert!(!failed, "{:?}", self.unanswered);
     }
@@ -107,18 +124,19 @@ impl Verdict {
         let ways = self.spread.iter().map(|(way, spread)| {
             let mut spread = spread.clone();
             spread.sort_unstable();
-            format!("  {:8} {}", format!("{way:?}"), quantiles(&spread))
+            format!("  {:13} {}", format!("{way:?}"), quantiles(&spread))
         });
         let mut lines: Vec<_> = ways.collect();
-        lines.push(format!("  {:8} {}", "all", quantiles(&self.all())));
-        lines.push(format!("  {:8} {}", "checks", quantiles(&self.took)));
+        lines.push(format!("  {:13} {}", "at once", quantiles(&self.all())));
+        lines.push(format!("  {:13} {}", "warm checks", quantiles(&self.took)));
         lines.push(format!(
             "  not answered: {:?}; allowed after the answer by the node that gave it: {}; after a denial: {}; \
-             against a receipt: {}; wrongly denied: {}",
+             against a receipt: {}, of {} that came true meanwhile; wrongly denied: {}",
             self.unanswered,
             self.by_the_answering.len(),
             self.after_a_denial.len(),
             self.contradicted.len(),
+            self.tried_receipts,
             self.wrongly_denied.len(),
         ));
         lines.join("\n")
