@@ -24,13 +24,18 @@ use crate::policy::Policy;
 use crate::revision::Position;
 use crate::token::{Digest, Environment};
 
+mod database;
 pub mod door;
 mod mac_key;
 mod postgres;
+mod query;
+mod queue;
 mod reading;
 mod row;
+mod rows;
 mod sql;
 mod sqlite;
+mod trail;
 mod verify;
 
 pub use mac_key::{MacKey, MacKeys};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::database::Statement;
 use super::sql::Columns;
 use super::{StoreError, row::Named};
 use crate::clock::Entropy;
@@ -42,6 +43,12 @@ impl MacKey {
     #[must_use]
     pub fn expose(&self) -> &[u8; BYTES] {
         &self.0
+    }
+
+    /// Puts it in the place of the one by which nodes authenticate what they keep elsewhere.
+    pub(super) fn renewal(&self) -> Statement {
+        Statement::new("UPDATE feed SET mac_key_before = mac_key, mac_key = $1")
+            .bind(self.expose().to_vec())
     }
 
     fn read(bytes: Vec<u8>) -> Result<Self, StoreError> {

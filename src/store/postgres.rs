@@ -3,21 +3,20 @@
 //! One connection writes, in a task of its own; one is the reader's; a few serve look-ups. Absent on purpose:
 //! LISTEN, session locks and anything else that a session would have to keep; reading from standbys.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::failure::too_slow;
 use self::link::{Link, Pool, ReaderLink};
 use self::settings::Settings;
-use self::writer::{ANSWER_TIME_MAX, Job, Writer};
+use self::writer::{ANSWER_TIME_MAX, Writer};
+use super::queue::Queue;
 use super::{
     AccountQuery, AuditPage, AuditQuery, Change, Done, KeyQuery, Mutation, NodeQuery, Nodes,
-    ReadAsk, ReadBatch, Store, StoreError,
+    ReadAsk, ReadBatch, Store, StoreError, query, trail,
 };
 use crate::account::{Account, AccountId};
 use crate::clock::Timestamp;
@@ -35,15 +34,9 @@ mod link;
 
 mod writer;
 
-mod rows;
-
 mod read;
 
 mod nodes;
-
-mod query;
-
-mod trail;
 
 pub(super) mod verify;
 
@@ -56,8 +49,6 @@ pub(super) fn check(url: &str) -> Result<(), StoreError> {
     Settings::parse(url).map(drop)
 }
 
-/// How many jobs may wait for the writer; who comes after waits before the queue.
-const QUEUE_MAX: usize = 256;
 const LOOKUP_CONNECTIONS_MAX: usize = 4;
 /// How long a look-up may take, with the wait for a connection.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -68,12 +59,9 @@ const LOOK_UP: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCA
 
 /// The store in a PostgreSQL database.
 pub(super) struct PostgresStore {
-    place: String,
     reader: ReaderLink,
     lookups: Pool,
-    /// `None` when the store is closed.
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    queue: Queue,
     commits: watch::Receiver<u64>,
 }
 
@@ -98,29 +86,12 @@ impl PostgresStore {
         let settings = Settings::parse(url)?;
         let n = open::open(&settings, schema).await?;
         let (commits, watched) = watch::channel(n);
-        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let writer = Writer::new(Pool::new(settings.clone(), 1, ANSWER_TIME_MAX), commits);
         Ok(Self {
-            place: settings.place.clone(),
             reader: ReaderLink::new(settings.clone()),
+            queue: Queue::start(settings.place.clone(), |jobs| writer.run(jobs)),
             lookups: Pool::new(settings, LOOKUP_CONNECTIONS_MAX, LOOKUP_TIME_MAX),
-            jobs: Mutex::new(Some(jobs)),
-            writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))),
             commits: watched,
-        })
-    }
-
-    /// Hands a job to the writer and waits for what comes of it.
-    async fn write<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
-    ) -> Result<T, StoreError> {
-        let (waiter, outcome) = oneshot::channel();
-        let jobs = lock(&self.jobs).clone().ok_or_else(|| self.closed())?;
-        jobs.send(job(waiter)).await.map_err(|_| self.closed())?;
-        // The writer answers every job; when it does not, it has come to a bad end with the job in hand.
-        outcome.await.unwrap_or_else(|_| {
-            Err(StoreError::OutcomeUnknown("the store's writer has ended".into()))
         })
     }
 
@@ -129,10 +100,6 @@ impl PostgresStore {
         look_up: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         timeout(LOOKUP_TIME_MAX, look_up).await.unwrap_or_else(|_| Err(too_slow("a look-up")))
-    }
-
-    fn closed(&self) -> StoreError {
-        StoreError::Unavailable(format!("the database {} is closed", self.place).into())
     }
 }
 
@@ -143,7 +110,7 @@ impl Store for PostgresStore {
     }
 
     async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
-        self.write(|waiter| Job::Mutate(Box::new(mutation), waiter)).await
+        self.queue.mutate(mutation).await
     }
 
     async fn changed(&self, after: u64, most: u32) -> Result<Vec<Change>, StoreError> {
@@ -179,13 +146,11 @@ impl Store for PostgresStore {
     }
 
     async fn policy(&self) -> Result<(Policy, Position), StoreError> {
-        look_up!(self, link => rows::read_policy(link))?.ok_or_else(|| {
-            StoreError::Unusable("the store is empty: it has to be seeded first".into())
-        })
+        look_up!(self, link => query::seeded_policy(link))
     }
 
     async fn keep_time(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(|waiter| Job::KeepTime(now, waiter)).await
+        self.queue.keep_time(now).await
     }
 
     async fn kept_time(&self) -> Result<Timestamp, StoreError> {
@@ -221,7 +186,7 @@ impl Store for PostgresStore {
     }
 
     async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {
-        self.write(|waiter| Job::Leave(boot_id, waiter)).await
+        self.queue.run(nodes::leave(boot_id)).await
     }
 
     async fn caveat(&self) -> Result<Option<String>, StoreError> {
@@ -235,17 +200,6 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.reader.close().await;
         self.lookups.close().await;
-        drop(lock(&self.jobs).take());
-        let writer = lock(&self.writer).take();
-        if let Some(writer) = writer
-            && let Err(error) = writer.await
-        {
-            tracing::error!(%error, "the store's writer came to a bad end");
-        }
+        self.queue.close().await;
     }
-}
-
-/// What is locked here is only ever replaced as a whole, so a panic elsewhere leaves nothing half-done.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

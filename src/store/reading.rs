@@ -2,67 +2,63 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use async_trait::async_trait;
-
+use super::database::{Database, Each, Statement};
 use super::row::{AccountRow, KeyRow, Named};
-use super::sql::{Columns, DIGEST_COLUMN, account_row, key_row};
+use super::sql::{
+    Columns, DIGEST_COLUMN, account_row, key_row, position, select_accounts, select_changes,
+    select_keys,
+};
 use super::{
     Change, Lost, MacKeys, PageAsk, PageEnd, RECENT_CHANGES_MAX, ReadAsk, ReadBatch, StoreError,
-    Subject, Unreadable,
+    Subject, Unreadable, query,
 };
 use crate::account::AccountId;
 use crate::key::KeyId;
-use crate::policy::Policy;
 use crate::revision::Position;
 use crate::token::Digest;
 
-/// One snapshot: whatever is asked for, and in whatever order, it is as of the same position.
-#[async_trait]
-pub(super) trait Snapshot: Send {
-    type Row: Columns + Send + Sync;
+const CHANGES: &str = select_changes!(" FROM changes WHERE n > $1 ORDER BY n LIMIT $2");
 
-    /// The head of the feed, and the keys that stand beside it.
-    async fn head(&mut self) -> Result<(Position, MacKeys), StoreError>;
-    /// The tag of the change of this number.
-    async fn tag_at(&mut self, n: u64) -> Result<Option<u64>, StoreError>;
-    /// `n, tag, kind, subject, digest` of changes after a number, in order.
-    async fn changes(&mut self, after: u64, most: u64) -> Result<Vec<Self::Row>, StoreError>;
-    /// The policy, if there is one yet.
-    async fn policy(&mut self) -> Result<Option<Policy>, StoreError>;
-    /// The keys of these ids.
-    async fn keys(&mut self, ids: &BTreeSet<String>) -> Result<Vec<Self::Row>, StoreError>;
-    /// The keys of these digests.
-    async fn wanted(&mut self, digests: &[Digest]) -> Result<Vec<Self::Row>, StoreError>;
-    /// The keys after this id, or from the first on, in order.
-    async fn page(&mut self, after: Option<&str>, most: u64) -> Result<Vec<Self::Row>, StoreError>;
-    /// `id, digest` of the keys after this id, or from the first on, in order.
-    async fn digests(
-        &mut self,
-        after: Option<&str>,
-        most: u64,
-    ) -> Result<Vec<Self::Row>, StoreError>;
-    /// The accounts of these ids.
-    async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<Self::Row>, StoreError>;
-}
+const KEYS: Each = Each {
+    postgres: select_keys!("WHERE id = ANY($1)"),
+    sqlite: select_keys!("WHERE id IN (SELECT value FROM json_each($1))"),
+};
+const KEYS_OF_DIGESTS: Each = Each {
+    postgres: select_keys!("WHERE digest = ANY($1)"),
+    sqlite: select_keys!("WHERE digest IN (SELECT unhex(value) FROM json_each($1))"),
+};
+const ACCOUNTS: Each = Each {
+    postgres: select_accounts!("WHERE id = ANY($1) ORDER BY id"),
+    sqlite: select_accounts!("WHERE id IN (SELECT value FROM json_each($1)) ORDER BY id"),
+};
 
-/// Brings what is asked for.
-pub(super) async fn read<S: Snapshot>(
-    snapshot: &mut S,
+const FIRST_KEYS: &str = select_keys!("ORDER BY id LIMIT $1");
+const NEXT_KEYS: &str = select_keys!("WHERE id > $2 ORDER BY id LIMIT $1");
+const FIRST_DIGESTS: &str = "SELECT id, digest FROM keys ORDER BY id LIMIT $1";
+const NEXT_DIGESTS: &str = "SELECT id, digest FROM keys WHERE id > $2 ORDER BY id LIMIT $1";
+
+/// Brings what is asked for, in a transaction that was begun: whatever is asked, and in whatever order, all of it is as of
+/// the same position. Its head was read: `epoch, n, tag`, the tag of the change that is asked after, and the two keys.
+pub(super) async fn read<D: Database>(
+    database: &mut D,
+    head: &D::Row,
     ask: &ReadAsk,
 ) -> Result<ReadBatch, StoreError> {
-    let (position, mac_keys) = snapshot.head().await?;
-    let batch = empty(position, mac_keys);
-    Reading { snapshot, batch, keys: HashSet::new() }.bring(ask).await
+    let batch = empty(position(head, 0)?, MacKeys::read(head, 4)?);
+    let found = head.maybe_number(3)?.map(i64::cast_unsigned);
+    Reading { database, found, batch, keys: HashSet::new() }.bring(ask).await
 }
 
-struct Reading<'a, S> {
-    snapshot: &'a mut S,
+struct Reading<'a, D> {
+    database: &'a mut D,
+    /// The tag at the number that is asked after.
+    found: Option<u64>,
     batch: ReadBatch,
     /// Keys that were taken, so that none is brought twice.
     keys: HashSet<KeyId>,
 }
 
-impl<S: Snapshot> Reading<'_, S> {
+impl<D: Database> Reading<'_, D> {
     async fn bring(mut self, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
         match ask.after {
             None => self.bring_recent().await?,
@@ -98,7 +94,7 @@ impl<S: Snapshot> Reading<'_, S> {
     /// A later read: the changes since, and what they changed as it is now. When it is not known of one what it changed,
     /// it can be anything.
     async fn bring_changes(&mut self, after: Position, most: usize) -> Result<(), StoreError> {
-        self.batch.found = self.change_at(after.n).await?;
+        self.batch.found = self.change_at(after.n);
         let changes = self.changes(after.n, most as u64 + 1).await?;
         let mut changes: Vec<_> = match changes.into_iter().collect() {
             Ok(changes) => changes,
@@ -129,8 +125,8 @@ impl<S: Snapshot> Reading<'_, S> {
     }
 
     async fn bring_policy(&mut self) -> Result<(), StoreError> {
-        match self.snapshot.policy().await {
-            Ok(policy) => self.batch.policy = policy,
+        match query::policy(self.database).await {
+            Ok(policy) => self.batch.policy = policy.map(|(policy, _)| policy),
             Err(error @ StoreError::Corrupt { .. }) => {
                 let row = Named { table: "policy", row: "1".into() };
                 self.set_aside(Lost::Policy, &row.locate(error));
@@ -141,13 +137,9 @@ impl<S: Snapshot> Reading<'_, S> {
     }
 
     /// What stands at this number; at zero, the empty store.
-    async fn change_at(&mut self, n: u64) -> Result<Option<Position>, StoreError> {
-        let epoch = self.batch.position.epoch;
-        if n == 0 {
-            return Ok(Some(Position { epoch, n: 0, tag: 0 }));
-        }
-        let tag = self.snapshot.tag_at(n).await?;
-        Ok(tag.map(|tag| Position { epoch, n, tag }))
+    fn change_at(&self, n: u64) -> Option<Position> {
+        let tag = if n == 0 { Some(0) } else { self.found };
+        tag.map(|tag| Position { epoch: self.batch.position.epoch, n, tag })
     }
 
     /// The changes after a number, those that cannot be read in their places.
@@ -161,7 +153,8 @@ impl<S: Snapshot> Reading<'_, S> {
             return Ok(Vec::new());
         }
         let epoch = self.batch.position.epoch;
-        let rows = self.snapshot.changes(after, most).await?;
+        let statement = Statement::new(CHANGES).bind(after.cast_signed()).bind(most.cast_signed());
+        let rows = self.database.all(statement).await?;
         Ok(rows.iter().map(|row| change(row, epoch)).collect())
     }
 
@@ -169,7 +162,8 @@ impl<S: Snapshot> Reading<'_, S> {
         if ids.is_empty() {
             return Ok(());
         }
-        let rows = self.snapshot.keys(ids).await?;
+        let ids: Vec<_> = ids.iter().cloned().collect();
+        let rows = self.database.all(Statement::new(D::own(KEYS)).bind(ids)).await?;
         for row in &rows {
             self.take_key(row);
         }
@@ -180,7 +174,9 @@ impl<S: Snapshot> Reading<'_, S> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let rows = self.snapshot.wanted(wanted).await?;
+        let digests: Vec<_> = wanted.iter().map(|digest| digest.as_bytes().to_vec()).collect();
+        let statement = Statement::new(D::own(KEYS_OF_DIGESTS)).bind(digests);
+        let rows = self.database.all(statement).await?;
         let mut absent: BTreeSet<Digest> = wanted.iter().copied().collect();
         for row in &rows {
             self.take_key(row).map(|digest| absent.remove(&digest));
@@ -194,12 +190,15 @@ impl<S: Snapshot> Reading<'_, S> {
         let from = page.after.map(|id| id.to_string());
         let mut keys_max = page.keys_max;
         loop {
-            let (from, most) = (from.as_deref(), keys_max as u64);
-            let rows = if page.of_digests {
-                self.snapshot.digests(from, most).await?
-            } else {
-                self.snapshot.page(from, most).await?
-            };
+            let statement = Statement::new(match (page.of_digests, &from) {
+                (false, None) => FIRST_KEYS,
+                (false, Some(_)) => NEXT_KEYS,
+                (true, None) => FIRST_DIGESTS,
+                (true, Some(_)) => NEXT_DIGESTS,
+            });
+            let statement = statement.bind((keys_max as u64).cast_signed());
+            let statement = from.as_deref().into_iter().fold(statement, Statement::bind);
+            let rows = self.database.all(statement).await?;
             for row in &rows {
                 if page.of_digests {
                     self.take_digest(row);
@@ -221,13 +220,13 @@ impl<S: Snapshot> Reading<'_, S> {
     }
 
     /// Takes what a page of digests tells of a key; one that makes no sense tells nothing.
-    fn take_digest(&mut self, row: &S::Row) {
+    fn take_digest(&mut self, row: &D::Row) {
         let digest = row.bytes(1).ok().and_then(|bytes| Digest::from_bytes(&bytes));
         self.batch.listed.extend(digest);
     }
 
     /// Takes a key into the batch; its digest, where it has one. A key that cannot be read must not stop all others.
-    fn take_key(&mut self, row: &S::Row) -> Option<Digest> {
+    fn take_key(&mut self, row: &D::Row) -> Option<Digest> {
         let digest = row.bytes(DIGEST_COLUMN).ok().and_then(|bytes| Digest::from_bytes(&bytes));
         match key_row(row).and_then(KeyRow::into_record) {
             Ok(key) if self.keys.insert(key.id) => self.batch.keys.push(key),
@@ -254,7 +253,8 @@ impl<S: Snapshot> Reading<'_, S> {
         if ids.is_empty() {
             return Ok(());
         }
-        for row in &self.snapshot.accounts(&ids).await? {
+        let ids: Vec<_> = ids.into_iter().collect();
+        for row in &self.database.all(Statement::new(D::own(ACCOUNTS)).bind(ids)).await? {
             match account_row(row).and_then(AccountRow::into_record) {
                 Ok(account) => self.batch.accounts.push(account),
                 Err(error) => {

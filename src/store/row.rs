@@ -345,6 +345,11 @@ pub(super) fn names(scopes: &[ScopePattern]) -> Vec<&str> {
 /// What a row is called whose id is none.
 const NO_ID: &str = "(its id makes no sense)";
 
+/// The feed's one row is written when the schema is.
+pub(super) fn no_feed() -> StoreError {
+    Named { table: "feed", row: "1".into() }.corrupt("is not there")
+}
+
 /// A row by its table and key, for saying what is wrong with it. What stands in it is not said.
 pub(super) struct Named {
     pub(super) table: &'static str,

@@ -1,6 +1,9 @@
 //! What both databases are asked for in the same words, and how their rows are read.
 
+use sqlx::{ColumnIndex, Decode, Row, Type};
+
 use super::StoreError;
+use super::database::failed;
 use super::row::{AccountRow, EntryRow, KeyRow, Named, PositionRow};
 use crate::revision::Position;
 
@@ -38,17 +41,16 @@ macro_rules! select_keys {
 }
 pub(super) use select_keys;
 
-/// A `SELECT` of changes: `n, tag, kind, subject, digest`.
+/// A `SELECT` of changes: `n, tag, kind, subject, digest`, and what else the rest names.
 macro_rules! select_changes {
     ($rest:literal) => {
         concat!(
-            "SELECT n, tag, ",
+            "SELECT changes.n, changes.tag, ",
             $crate::store::sql::bounded!("kind"),
             ", ",
             $crate::store::sql::bounded!("subject"),
             ", ",
             $crate::store::sql::bounded!("digest"),
-            " FROM changes ",
             $rest
         )
     };
@@ -83,6 +85,24 @@ macro_rules! select_entries {
 }
 pub(super) use select_entries;
 
+/// What counts against a limit at `$2`, after the account and the class. A predecessor in overlap is not counted as long
+/// as its successor counts in its place.
+macro_rules! counted {
+    ($account:literal, $class:literal) => {
+        concat!(
+            "(SELECT count(*) FROM keys WHERE account_id = ",
+            $account,
+            " AND class = ",
+            $class,
+            " AND revoke_time IS NULL AND (expire_time IS NULL OR expire_time > $2)",
+            " AND (rotated_to IS NULL OR NOT EXISTS (SELECT 1 FROM keys AS heir",
+            " WHERE heir.id = keys.rotated_to AND heir.class = keys.class",
+            " AND heir.revoke_time IS NULL AND (heir.expire_time IS NULL OR heir.expire_time > $2))))"
+        )
+    };
+}
+pub(super) use counted;
+
 /// The policy's row; what no policy can be counts as missing, as in [`bounded`].
 pub(super) const SELECT_POLICY: &str = "SELECT epoch, n, tag, format, \
      CASE WHEN octet_length(document) <= 16777216 THEN document END FROM policy";
@@ -98,44 +118,66 @@ pub(super) trait Columns {
     fn flag(&self, column: usize) -> Result<bool, StoreError>;
 }
 
-/// Reads columns of the rows of one database.
-macro_rules! columns_of {
-    ($row:ty) => {
-        impl $crate::store::sql::Columns for $row {
-            fn number(&self, column: usize) -> Result<i64, StoreError> {
-                $crate::store::sql::need(get(self, column)?, column)
-            }
-            fn maybe_number(&self, column: usize) -> Result<Option<i64>, StoreError> {
-                get(self, column)
-            }
-            fn text(&self, column: usize) -> Result<String, StoreError> {
-                $crate::store::sql::need(get(self, column)?, column)
-            }
-            fn maybe_text(&self, column: usize) -> Result<Option<String>, StoreError> {
-                get(self, column)
-            }
-            fn bytes(&self, column: usize) -> Result<Vec<u8>, StoreError> {
-                $crate::store::sql::need(get(self, column)?, column)
-            }
-            fn maybe_bytes(&self, column: usize) -> Result<Option<Vec<u8>>, StoreError> {
-                get(self, column)
-            }
-            fn flag(&self, column: usize) -> Result<bool, StoreError> {
-                $crate::store::sql::need(get(self, column)?, column)
-            }
-        }
-    };
+impl<R> Columns for R
+where
+    R: Row,
+    usize: ColumnIndex<R>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> bool: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> String: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn number(&self, column: usize) -> Result<i64, StoreError> {
+        need(get(self, column)?, column)
+    }
+
+    fn maybe_number(&self, column: usize) -> Result<Option<i64>, StoreError> {
+        get(self, column)
+    }
+
+    fn text(&self, column: usize) -> Result<String, StoreError> {
+        need(get(self, column)?, column)
+    }
+
+    fn maybe_text(&self, column: usize) -> Result<Option<String>, StoreError> {
+        get(self, column)
+    }
+
+    fn bytes(&self, column: usize) -> Result<Vec<u8>, StoreError> {
+        need(get(self, column)?, column)
+    }
+
+    fn maybe_bytes(&self, column: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        get(self, column)
+    }
+
+    fn flag(&self, column: usize) -> Result<bool, StoreError> {
+        need(get(self, column)?, column)
+    }
 }
-pub(super) use columns_of;
+
+fn get<'r, R, T>(row: &'r R, column: usize) -> Result<T, StoreError>
+where
+    R: Row,
+    usize: ColumnIndex<R>,
+    T: Decode<'r, R::Database> + Type<R::Database>,
+{
+    row.try_get(column).map_err(failed)
+}
 
 /// A column that must not be NULL. Not each database says so: to SQLite's driver that is zero, or empty, or false.
-pub(super) fn need<T>(value: Option<T>, column: usize) -> Result<T, StoreError> {
+fn need<T>(value: Option<T>, column: usize) -> Result<T, StoreError> {
     let missing = || StoreError::Corrupt {
         table: "?",
         row: "?".into(),
         what: format!("column {column} is missing"),
     };
     value.ok_or_else(missing)
+}
+
+/// A count, which is of 64 bits.
+pub(super) fn count(row: &impl Columns, column: usize) -> Result<u32, StoreError> {
+    Ok(u32::try_from(row.number(column)?).unwrap_or(u32::MAX))
 }
 
 /// The position in three columns from this one on.

@@ -6,7 +6,8 @@
 
 use serde_json::Value;
 
-pub(super) use self::standing::Standing;
+pub(super) use self::rows::schema_row;
+use self::standing::Standing;
 use super::StoreError;
 use super::row::PositionRow;
 use crate::account::RESERVED_ACCOUNT;
@@ -15,7 +16,8 @@ use crate::clock::Timestamp;
 use crate::key::Actor;
 use crate::token;
 
-pub(super) mod rows;
+pub(super) mod pass;
+mod rows;
 mod standing;
 
 /// The most characters of a value that a fault repeats.

@@ -1,22 +1,10 @@
-//! The one edge at which PostgreSQL's errors become [`StoreError`].
+//! What PostgreSQL's errors say; see [`failed`](crate::store::database::failed) for what they become.
 
 use std::io;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::store::StoreError;
-
-/// A statement failed, or its connection: without a commit nothing stays, so nothing was changed.
-pub(super) fn failed(error: sqlx::Error) -> StoreError {
-    match &error {
-        sqlx::Error::ColumnDecode { index, source } => StoreError::Corrupt {
-            table: "?",
-            row: "?".into(),
-            what: format!("column {index}: {source}"),
-        },
-        _ => StoreError::Unavailable(Box::new(error)),
-    }
-}
 
 /// It did not come to an end in time, and was given up.
 pub(super) fn too_slow(what: &str) -> StoreError {

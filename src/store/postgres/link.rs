@@ -4,22 +4,27 @@
 //! connection for each transaction, if it keeps track of prepared statements, or none are prepared.
 
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::Stream;
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Postgres};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::failure::{ended_session, failed};
-use super::rows::no_feed;
+use super::failure::ended_session;
 use super::settings::Settings;
 use crate::store::StoreError;
+use crate::store::database::{Database, Each, Statement, Value, failed};
+use crate::store::queue::{closed, lock};
+use crate::store::row::no_feed;
 
-pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+/// How long a statement may take that looks at every key, or at all that one key made.
+const SCAN_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A connection.
 pub(super) struct Link {
@@ -41,36 +46,59 @@ impl Link {
         Ok(in_time(self.patience, rows).await?.pop())
     }
 
-    /// Runs a statement and tells how many rows it wrote.
-    pub(super) async fn run(&mut self, query: Query<'_>) -> Result<u64, StoreError> {
-        let done = query.persistent(self.prepares).execute(&mut self.connection);
-        Ok(in_time(self.patience, done).await.map_err(failed)?.rows_affected())
-    }
-
-    /// The one row, or none.
-    pub(super) async fn one(&mut self, query: Query<'_>) -> Result<Option<PgRow>, StoreError> {
-        let row = query.persistent(self.prepares).fetch_optional(&mut self.connection);
-        in_time(self.patience, row).await.map_err(failed)
-    }
-
-    /// All rows.
-    pub(super) async fn all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, StoreError> {
-        let rows = query.persistent(self.prepares).fetch_all(&mut self.connection);
-        in_time(self.patience, rows).await.map_err(failed)
-    }
-
-    /// The rows, one after the other, however many.
-    pub(super) fn rows<'a>(
-        &'a mut self,
-        query: Query<'a>,
-    ) -> impl Stream<Item = Result<PgRow, sqlx::Error>> + Unpin + Send + 'a {
-        query.persistent(self.prepares).fetch(&mut self.connection)
+    fn query<'q>(&self, statement: Statement) -> sqlx::query::Query<'q, Postgres, PgArguments> {
+        let Statement { sql, values } = statement;
+        let query = sqlx::query(sql).persistent(self.prepares);
+        values.into_iter().fold(query, |query, value| match value {
+            Value::Number(number) => query.bind(number),
+            Value::Text(text) => query.bind(text),
+            Value::Bytes(bytes) => query.bind(bytes),
+            Value::Flag(flag) => query.bind(flag),
+            Value::Texts(texts) => query.bind(texts),
+            Value::ManyBytes(many) => query.bind(many),
+        })
     }
 
     pub(super) async fn close(self) {
         if let Err(error) = self.connection.close().await {
             tracing::debug!(%error, "a connection was not closed in order");
         }
+    }
+}
+
+#[async_trait]
+impl Database for Link {
+    type Row = PgRow;
+
+    fn own<T>(each: Each<T>) -> T {
+        each.postgres
+    }
+
+    async fn run(&mut self, statement: Statement) -> Result<u64, StoreError> {
+        let done = self.query(statement).execute(&mut self.connection);
+        Ok(in_time(self.patience, done).await.map_err(failed)?.rows_affected())
+    }
+
+    async fn one(&mut self, statement: Statement) -> Result<Option<PgRow>, StoreError> {
+        let row = self.query(statement).fetch_optional(&mut self.connection);
+        in_time(self.patience, row).await.map_err(failed)
+    }
+
+    async fn all(&mut self, statement: Statement) -> Result<Vec<PgRow>, StoreError> {
+        let rows = self.query(statement).fetch_all(&mut self.connection);
+        in_time(self.patience, rows).await.map_err(failed)
+    }
+
+    async fn scan(&mut self, statement: Statement) -> Result<Vec<PgRow>, StoreError> {
+        let patience = std::mem::replace(&mut self.patience, SCAN_TIME_MAX);
+        let rows = self.all(statement).await;
+        self.patience = patience;
+        rows
+    }
+
+    /// Whoever takes the rows waits for each as long as it likes.
+    fn rows(&mut self, statement: Statement) -> BoxStream<'_, Result<PgRow, StoreError>> {
+        self.query(statement).fetch(&mut self.connection).map_err(failed).boxed()
     }
 }
 
@@ -99,8 +127,8 @@ impl Pool {
     /// Begins a transaction by these statements, and gives the row that they bring. An idle connection may have
     /// died since; nothing was begun on it then, so it is begun on a new one.
     pub(super) async fn begin(&self, sql: &str) -> Result<(Lent<'_>, Option<PgRow>), StoreError> {
-        let permit = self.permits.acquire().await.map_err(|_| self.closed())?;
-        let idle = self.idle().pop();
+        let permit = self.permits.acquire().await.map_err(|_| closed(&self.settings.place))?;
+        let idle = lock(&self.idle).pop();
         if let Some(mut link) = idle {
             match link.command(sql.to_owned()).await {
                 Ok(row) => return Ok((Lent { link, pool: self, _permit: permit }, row)),
@@ -118,18 +146,10 @@ impl Pool {
     /// Closes all that are idle; what is under way ends with its transaction.
     pub(super) async fn close(&self) {
         self.permits.close();
-        let idle = std::mem::take(&mut *self.idle());
+        let idle = std::mem::take(&mut *lock(&self.idle));
         for link in idle {
             link.close().await;
         }
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn closed(&self) -> StoreError {
-        StoreError::Unavailable(format!("the database {} is closed", self.settings.place).into())
     }
 }
 
@@ -144,7 +164,7 @@ impl Lent<'_> {
     /// Gives the connection back, its transaction at an end.
     pub(super) fn give_back(self) {
         if !self.pool.permits.is_closed() {
-            self.pool.idle().push(self.link);
+            lock(&self.pool.idle).push(self.link);
         }
     }
 
@@ -176,7 +196,7 @@ impl ReaderLink {
         &self,
         sql: impl Fn(bool) -> String,
     ) -> Result<(Link, bool, PgRow), StoreError> {
-        let kept = self.kept().take();
+        let kept = lock(&self.kept).take();
         if let Some((mut link, is_new)) = kept {
             match link.command(sql(is_new)).await {
                 Ok(row) => return Ok((link, is_new, row.ok_or_else(no_feed)?)),
@@ -193,17 +213,16 @@ impl ReaderLink {
 
     /// Opens it, if it is not.
     pub(super) async fn open(&self) -> Result<(), StoreError> {
-        if self.kept().is_none() {
+        if lock(&self.kept).is_none() {
             let link = self.opened().await?;
-            *self.kept() = Some((link, true));
+            *lock(&self.kept) = Some((link, true));
         }
         Ok(())
     }
 
     async fn opened(&self) -> Result<Link, StoreError> {
         if self.is_closed.load(Ordering::Relaxed) {
-            let closed = format!("the database {} is closed", self.settings.place);
-            return Err(StoreError::Unavailable(closed.into()));
+            return Err(closed(&self.settings.place));
         }
         Link::open(&self.settings, Duration::MAX).await.map_err(failed)
     }
@@ -211,20 +230,16 @@ impl ReaderLink {
     /// Ends the transaction, which wrote nothing, and keeps the connection.
     pub(super) async fn end(&self, mut link: Link) -> Result<(), StoreError> {
         link.command("COMMIT".to_owned()).await.map_err(failed)?;
-        *self.kept() = Some((link, false));
+        *lock(&self.kept) = Some((link, false));
         Ok(())
     }
 
     /// Lets go of the connection.
     pub(super) async fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
-        let kept = self.kept().take();
+        let kept = lock(&self.kept).take();
         if let Some((link, _)) = kept {
             link.close().await;
         }
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<(Link, bool)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 
 use super::link::Link;
-use super::rows::{no_feed, read_policy};
 use crate::clock::Timestamp;
 use crate::lease::Bounds;
 use crate::revision::Position;
+use crate::store::database::{Database as _, Statement, failed};
+use crate::store::row::no_feed;
 use crate::store::sql::{Columns as _, position};
-use crate::store::{NodeQuery, NodeRow, NodeState, Nodes, StoreError};
+use crate::store::{NodeQuery, NodeRow, NodeState, Nodes, StoreError, query};
 
 /// The server's time, in microseconds since the Unix epoch.
 const NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
@@ -60,12 +61,12 @@ pub(super) async fn all(link: &mut Link, query: NodeQuery) -> Result<Nodes, Stor
     });
     let head =
         format!("SELECT epoch, n, tag, {NOW}, {shows} AND NOT pg_is_in_recovery() FROM feed");
-    let head = link.command(head).await.map_err(super::failure::failed)?.ok_or_else(no_feed)?;
+    let head = link.command(head).await.map_err(failed)?.ok_or_else(no_feed)?;
     if !head.flag(4)? {
         let past = "this server shows the past: it is a standby, or no longer the primary";
         return Err(StoreError::Unavailable(past.into()));
     }
-    let rows = sqlx::query(
+    let rows = Statement::new(
         "SELECT boot_id, name, version, started, epoch, n, tag, bound, grace, renewed, \
          COALESCE(n = 0 OR EXISTS (SELECT 1 FROM changes WHERE changes.n = nodes.n AND changes.tag = nodes.tag), FALSE) \
          FROM nodes ORDER BY started, boot_id",
@@ -73,20 +74,18 @@ pub(super) async fn all(link: &mut Link, query: NodeQuery) -> Result<Nodes, Stor
     let (now, head) = (Timestamp::from_micros(head.number(3)?), position(&head, 0)?);
     let rows = link.all(rows).await?;
     let nodes = rows.iter().map(|row| node(row, head)).collect::<Result<_, _>>()?;
-    let policy = if query.with_policy { read_policy(link).await? } else { None };
+    let policy = if query.with_policy { query::policy(link).await? } else { None };
     Ok(Nodes { now, head, nodes, policy })
 }
 
 /// Takes a row out.
-pub(super) async fn leave(link: &mut Link, boot_id: u64) -> Result<(), StoreError> {
-    let boot_id = boot_id.cast_signed();
-    let leave = format!("DELETE FROM nodes WHERE boot_id = {boot_id}");
-    link.command(leave).await.map(drop).map_err(super::failure::failed)
+pub(super) fn leave(boot_id: u64) -> Statement {
+    Statement::new("DELETE FROM nodes WHERE boot_id = $1").bind(boot_id.cast_signed())
 }
 
 /// The server's time.
 pub(super) async fn now(link: &mut Link) -> Result<Timestamp, StoreError> {
-    let now = link.command(format!("SELECT {NOW}")).await.map_err(super::failure::failed)?;
+    let now = link.command(format!("SELECT {NOW}")).await.map_err(failed)?;
     Ok(Timestamp::from_micros(now.ok_or_else(no_feed)?.number(0)?))
 }
 

@@ -10,11 +10,12 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Postgres, SqlSafeStr as _, Transaction};
 use tokio::time::timeout;
 
-use super::failure::{failed, unusable};
+use super::failure::unusable;
 use super::link::Link;
-use super::rows::no_feed;
 use super::settings::Settings;
 use crate::key::RECORD_FORMAT;
+use crate::store::database::{Database as _, failed};
+use crate::store::row::no_feed;
 use crate::store::sql::Columns as _;
 use crate::store::{MacKey, Schema, StoreError};
 
@@ -85,12 +86,11 @@ pub(in crate::store) async fn new_mac_key(url: &str, key: &MacKey) -> Result<(),
     let renewing = async {
         let mut link = connect(&settings).await?;
         check_schema(&mut link, &settings).await?;
-        let renew = sqlx::query("UPDATE feed SET mac_key_before = mac_key, mac_key = $1");
         // A pooler hands out a connection for no longer than a transaction, and this takes several messages.
         link.command("BEGIN; SET LOCAL synchronous_commit = 'on'".to_owned())
             .await
             .map_err(failed)?;
-        link.run(renew.bind(key.expose().to_vec())).await?;
+        link.run(key.renewal()).await?;
         link.command("COMMIT".to_owned()).await.map_err(failed)?;
         link.close().await;
         Ok(())

@@ -5,28 +5,19 @@
 //! form, and to be planned as one. When nothing has changed and nobody waits, this comes to two messages,
 //! the one that renews the lease included.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use sqlx::postgres::PgRow;
-
-use super::link::{Link, Query, ReaderLink};
+use super::link::ReaderLink;
 use super::nodes;
 use super::open::newer;
-use super::rows::{no_feed, read_policy};
-use crate::policy::Policy;
-use crate::revision::Position;
-use crate::store::reading::{self, Snapshot};
-use crate::store::sql::{Columns as _, position, select_accounts, select_changes, select_keys};
-use crate::store::{MacKeys, ReadAsk, ReadBatch, StoreError};
-use crate::token::Digest;
+use crate::store::sql::Columns as _;
+use crate::store::{ReadAsk, ReadBatch, StoreError, reading};
 
 /// Brings what is asked for. A reader that gives up drops this, and the connection with it.
 pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch, StoreError> {
     let sql = |is_new| begin(ask, ask.must_renew || is_new);
     let (mut link, is_new, row) = reader.begin(sql).await?;
-    if row.flag(4)? {
+    if row.flag(6)? {
         return Err(StoreError::Unavailable(
             "this server is a standby, and may be behind: store.url has to name the primary".into(),
         ));
@@ -34,12 +25,7 @@ pub(super) async fn read(reader: &ReaderLink, ask: &ReadAsk) -> Result<ReadBatch
     if let Some(why) = newer(&row, LEAST_COLUMN)? {
         return Err(StoreError::Outgrown(why));
     }
-    let mut reading = Reading {
-        link: &mut link,
-        head: Some((position(&row, 0)?, MacKeys::read(&row, 5)?)),
-        tag: row.maybe_number(3)?.map(i64::cast_unsigned),
-    };
-    let mut batch = reading::read(&mut reading, ask).await?;
+    let mut batch = reading::read(&mut link, &row, ask).await?;
     batch.is_renewed = ask.node.is_some() && (ask.must_renew || is_new);
     reader.end(link).await?;
     Ok(batch)
@@ -62,72 +48,7 @@ fn begin(ask: &ReadAsk, renews: bool) -> String {
     format!(
         "{renewal}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {time_max}; \
          SET LOCAL lock_timeout = {time_max}; SET LOCAL idle_in_transaction_session_timeout = '15s'; \
-         SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), pg_is_in_recovery(), \
-         mac_key, mac_key_before, least_format, least_schema FROM feed"
+         SELECT epoch, n, tag, (SELECT tag FROM changes WHERE changes.n = {after}), mac_key, mac_key_before, \
+         pg_is_in_recovery(), least_format, least_schema FROM feed"
     )
-}
-
-struct Reading<'a> {
-    link: &'a mut Link,
-    /// Until it is asked for.
-    head: Option<(Position, MacKeys)>,
-    /// The tag at the number that was asked after.
-    tag: Option<u64>,
-}
-
-#[async_trait]
-impl Snapshot for Reading<'_> {
-    type Row = PgRow;
-
-    async fn head(&mut self) -> Result<(Position, MacKeys), StoreError> {
-        self.head.take().ok_or_else(no_feed)
-    }
-
-    async fn tag_at(&mut self, _n: u64) -> Result<Option<u64>, StoreError> {
-        Ok(self.tag)
-    }
-
-    async fn changes(&mut self, after: u64, most: u64) -> Result<Vec<PgRow>, StoreError> {
-        let query = sqlx::query(select_changes!("WHERE n > $1 ORDER BY n LIMIT $2"));
-        self.link.all(query.bind(after.cast_signed()).bind(most.cast_signed())).await
-    }
-
-    async fn policy(&mut self) -> Result<Option<Policy>, StoreError> {
-        Ok(read_policy(self.link).await?.map(|(policy, _)| policy))
-    }
-
-    async fn keys(&mut self, ids: &BTreeSet<String>) -> Result<Vec<PgRow>, StoreError> {
-        let ids: Vec<_> = ids.iter().cloned().collect();
-        self.link.all(sqlx::query(select_keys!("WHERE id = ANY($1)")).bind(ids)).await
-    }
-
-    async fn wanted(&mut self, digests: &[Digest]) -> Result<Vec<PgRow>, StoreError> {
-        let digests: Vec<_> = digests.iter().map(|digest| digest.as_bytes().to_vec()).collect();
-        self.link.all(sqlx::query(select_keys!("WHERE digest = ANY($1)")).bind(digests)).await
-    }
-
-    async fn page(&mut self, after: Option<&str>, most: u64) -> Result<Vec<PgRow>, StoreError> {
-        let query = match after {
-            None => sqlx::query(select_keys!("ORDER BY id LIMIT $1")),
-            Some(_) => sqlx::query(select_keys!("WHERE id > $2 ORDER BY id LIMIT $1")),
-        };
-        let query = query.bind(most.cast_signed());
-        self.link.all(after.into_iter().fold(query, Query::bind)).await
-    }
-
-    async fn digests(&mut self, after: Option<&str>, most: u64) -> Result<Vec<PgRow>, StoreError> {
-        let query = sqlx::query(match after {
-            None => "SELECT id, digest FROM keys ORDER BY id LIMIT $1",
-            Some(_) => "SELECT id, digest FROM keys WHERE id > $2 ORDER BY id LIMIT $1",
-        });
-        let query = query.bind(most.cast_signed());
-        self.link.all(after.into_iter().fold(query, Query::bind)).await
-    }
-
-    async fn accounts(&mut self, ids: &BTreeSet<String>) -> Result<Vec<PgRow>, StoreError> {
-        let ids: Vec<_> = ids.iter().cloned().collect();
-        self.link
-            .all(sqlx::query(select_accounts!("WHERE id = ANY($1) ORDER BY id")).bind(ids))
-            .await
-    }
 }

@@ -7,23 +7,18 @@
 //! Until COMMIT is sent nothing can have been changed, and whatever goes wrong is told as that. Afterwards only an
 //! answer tells; without one the outcome is unknown, and the connection is dropped.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::failure::{failed, was_given_up, was_refused};
+use super::failure::{was_given_up, was_refused};
 use super::link::{Lent, Link, Pool};
-use super::nodes;
-use super::rows::{HEAD, PgRows};
-use crate::clock::Timestamp;
-use crate::error::Error;
 use crate::metrics::Stopwatch;
-use crate::policy::Catalogue;
-use crate::revision::Position;
-use crate::store::door;
-use crate::store::{Done, Mutation, StoreError};
+use crate::store::StoreError;
+use crate::store::database::failed;
+use crate::store::queue::{Job, Outcome, is_done, last_change, unchanged};
+use crate::store::rows::{HEAD, Known};
 
 /// How many jobs one commit takes at most, and for how long it takes more: other nodes wait meanwhile.
 const BATCH_MAX: usize = 64;
@@ -39,6 +34,10 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL 
      SET LOCAL lock_timeout = '800ms'; SET LOCAL statement_timeout = '30s'; \
      SET LOCAL idle_in_transaction_session_timeout = '1s'";
 
+/// The lock of the feed's one row. Whoever waited for it sees with every later statement, and with none before, all as
+/// the one before committed it.
+const LOCK: &str = "SELECT one FROM feed FOR UPDATE";
+
 /// A mutation's end, that of a refused one, after which its savepoint is open anew.
 const KEEP: &str = "RELEASE SAVEPOINT mutation; SAVEPOINT mutation";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT mutation";
@@ -47,24 +46,13 @@ const UNDO: &str = "ROLLBACK TO SAVEPOINT mutation";
 /// the standby had it.
 const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
 
-/// What comes of a mutation.
-pub(super) type Outcome = Result<Result<Done, Error>, StoreError>;
-
-/// Something to be written, and who waits for it. A waiter that went away changes nothing.
-pub(super) enum Job {
-    Mutate(Box<Mutation>, oneshot::Sender<Outcome>),
-    KeepTime(Timestamp, oneshot::Sender<Result<(), StoreError>>),
-    /// Takes the row of a node out.
-    Leave(u64, oneshot::Sender<Result<(), StoreError>>),
-}
-
 /// The state of the writer.
 pub(super) struct Writer {
     /// Of one connection.
     pool: Pool,
     commits: watch::Sender<u64>,
-    /// The policy that was read last, worked out.
-    catalogue: Option<(Arc<Catalogue>, Position)>,
+    /// The policy that was read last.
+    catalogue: Known,
 }
 
 /// A transaction that was filled and not yet committed.
@@ -96,7 +84,7 @@ impl Writer {
                     while let Ok(job) = jobs.try_recv() {
                         batch.push(job);
                     }
-                    batch.drain(..).for_each(|job| job.fail(unchanged(&error)));
+                    batch.drain(..).for_each(|job| job.answer(Err(unchanged(&error))));
                 }
             }
         }
@@ -120,12 +108,12 @@ impl Writer {
 
     async fn try_out(&mut self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
         let Filled { mut lent, outcomes } = fill(&self.pool, &mut self.catalogue, batch).await?;
-        let last = outcomes.iter().rev().find_map(last_change);
+        let last = last_change(&outcomes);
         match commit(&mut lent.link).await {
             Commit::Made => {
                 lent.give_back();
-                if let Some(n) = last {
-                    self.commits.send_replace(n);
+                if let Some(last) = last {
+                    self.commits.send_replace(last.n);
                 }
                 let done = batch.drain(..outcomes.len()).zip(outcomes);
                 done.for_each(|(job, outcome)| job.answer(outcome));
@@ -135,7 +123,7 @@ impl Writer {
             Commit::Unknown(error) => {
                 tracing::error!(%error, "a commit was sent, and it is not known whether it was made");
                 for job in batch.drain(..outcomes.len()) {
-                    job.fail(StoreError::OutcomeUnknown(error.to_string().into()));
+                    job.answer(Err(StoreError::OutcomeUnknown(error.to_string().into())));
                 }
                 Err(error)
             }
@@ -146,11 +134,11 @@ impl Writer {
 /// Does jobs, the first ones or all, in a transaction that is left open.
 async fn fill<'a>(
     pool: &'a Pool,
-    catalogue: &mut Option<(Arc<Catalogue>, Position)>,
+    catalogue: &mut Known,
     batch: &[Job],
 ) -> Result<Filled<'a>, StoreError> {
     // The lock is taken before the first savepoint, so that undoing that does not let go of it.
-    let first = format!("{BEGIN}; {HEAD}; SAVEPOINT mutation");
+    let first = format!("{BEGIN}; {LOCK}; {HEAD}; SAVEPOINT mutation");
     let (mut lent, mut head) = pool.begin(&first).await?;
     let begun = Stopwatch::start();
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.len());
@@ -172,51 +160,10 @@ async fn fill<'a>(
     Ok(Filled { lent, outcomes })
 }
 
-impl Job {
-    /// Does it, in the savepoint that is open.
-    async fn carry_out(
-        &self,
-        link: &mut Link,
-        head: Option<PgRow>,
-        catalogue: &mut Option<(Arc<Catalogue>, Position)>,
-    ) -> Outcome {
-        match self {
-            Self::Mutate(mutation, _) => {
-                door::pass(&mut PgRows::new(link, head, catalogue), mutation).await
-            }
-            Self::KeepTime(now, _) => {
-                let query = sqlx::query("UPDATE feed SET kept_time = $1 WHERE kept_time < $1");
-                link.run(query.bind(now.micros())).await.map(|_| Ok(Done::nothing()))
-            }
-            Self::Leave(boot_id, _) => {
-                nodes::leave(link, *boot_id).await.map(|()| Ok(Done::nothing()))
-            }
-        }
-    }
-
-    // Who went away is not told.
-
-    fn answer(self, outcome: Outcome) {
-        match self {
-            Self::Mutate(_, waiter) => drop(waiter.send(outcome)),
-            Self::KeepTime(_, waiter) | Self::Leave(_, waiter) => {
-                drop(waiter.send(outcome.map(drop)));
-            }
-        }
-    }
-
-    fn fail(self, error: StoreError) {
-        match self {
-            Self::Mutate(_, waiter) => drop(waiter.send(Err(error))),
-            Self::KeepTime(_, waiter) | Self::Leave(_, waiter) => drop(waiter.send(Err(error))),
-        }
-    }
-}
-
 /// Ends the savepoint of one mutation, and begins that of the next, in one message.
 async fn next(link: &mut Link, before: &Outcome) -> Result<Option<PgRow>, StoreError> {
     let end = if is_done(before) { KEEP } else { UNDO };
-    link.command(format!("{end}; {HEAD}")).await.map_err(failed)
+    link.command(format!("{end}; {LOCK}; {HEAD}")).await.map_err(failed)
 }
 
 async fn commit(link: &mut Link) -> Commit {
@@ -225,18 +172,4 @@ async fn commit(link: &mut Link) -> Commit {
         Err(error) if was_refused(&error) => Commit::NotMade(failed(error)),
         Err(error) => Commit::Unknown(failed(error)),
     }
-}
-
-const fn is_done(outcome: &Outcome) -> bool {
-    matches!(outcome, Ok(Ok(_)))
-}
-
-/// The number of the last change that was made.
-fn last_change(outcome: &Outcome) -> Option<u64> {
-    Some(outcome.as_ref().ok()?.as_ref().ok()?.position?.n)
-}
-
-/// The same failure, told to another: nothing was changed.
-fn unchanged(error: &StoreError) -> StoreError {
-    StoreError::Unavailable(error.to_string().into())
 }

@@ -1,4 +1,4 @@
-//! The one edge at which SQLite's errors become [`StoreError`].
+//! What SQLite's errors say; see [`failed`](crate::store::database::failed) for what they become.
 
 use std::path::Path;
 
@@ -12,18 +12,6 @@ const SQLITE_CORRUPT: i64 = 11;
 const SQLITE_FULL: i64 = 13;
 const SQLITE_CANTOPEN: i64 = 14;
 const SQLITE_NOTADB: i64 = 26;
-
-/// A statement failed; the transaction that it is part of is rolled back, so nothing was changed.
-pub(super) fn failed(error: sqlx::Error) -> StoreError {
-    match &error {
-        sqlx::Error::ColumnDecode { index, source } => StoreError::Corrupt {
-            table: "?",
-            row: "?".into(),
-            what: format!("column {index}: {source}"),
-        },
-        _ => StoreError::Unavailable(Box::new(error)),
-    }
-}
 
 /// Whether the operating system failed to write or sync, after which what is on the disk is anyone's
 /// guess. A full disk is not that: it refuses before the commit's last page is written.

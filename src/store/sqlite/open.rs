@@ -11,9 +11,10 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 
-use super::failure::{DAMAGED, failed, unusable};
+use super::failure::{DAMAGED, unusable};
 use crate::key::RECORD_FORMAT;
 use crate::store::StoreError;
+use crate::store::database::failed;
 
 /// 3.51.3 is the first version without the bug by which a WAL that is reset while it is written to
 /// loses commits: <https://sqlite.org/wal.html#walresetbug>.

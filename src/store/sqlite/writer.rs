@@ -7,29 +7,23 @@ use std::fs::File;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::failure::{failed, is_io_error};
-use super::rows::{SqliteRows, get, no_feed};
-use crate::clock::Timestamp;
-use crate::error::Error;
-use crate::store::door;
-use crate::store::{Done, Mutation, StoreError};
+use super::failure::is_io_error;
+use crate::store::StoreError;
+use crate::store::database::{Database as _, Statement, failed};
+use crate::store::queue::{Job, Outcome, is_done, last_change, unchanged};
+use crate::store::row::no_feed;
+use crate::store::rows::HEAD;
+use crate::store::sql::Columns as _;
 
 /// How many jobs one commit takes at most.
 const BATCH_MAX: usize = 64;
 
+const UNDO: &str = "ROLLBACK TO mutation; RELEASE mutation";
+
 /// A commit of no consequence. A value that stays the same is not written, so it goes up by a microsecond.
 const TAKE_ITS_PLACE: &str = "UPDATE feed SET kept_time = kept_time + 1";
-
-/// What comes of a mutation.
-pub(super) type Outcome = Result<Result<Done, Error>, StoreError>;
-
-/// Something to be written, and who waits for it. A waiter that went away changes nothing.
-pub(super) enum Job {
-    Mutate(Box<Mutation>, oneshot::Sender<Outcome>),
-    KeepTime(Timestamp, oneshot::Sender<Result<(), StoreError>>),
-}
 
 /// The state of the writer.
 pub(super) struct Writer {
@@ -41,12 +35,6 @@ pub(super) struct Writer {
     lock: File,
 }
 
-/// A job that was done, its answer held back until the commit.
-enum Finished {
-    Mutation(oneshot::Sender<Outcome>, Box<Outcome>),
-    Time(oneshot::Sender<Result<(), StoreError>>),
-}
-
 /// What is known of a commit.
 enum Commit {
     Made,
@@ -55,7 +43,7 @@ enum Commit {
 }
 
 /// The number and tag of the last change, as the feed has them.
-type Tip = (i64, i64);
+pub(super) type Tip = (i64, i64);
 
 impl Writer {
     pub(super) const fn new(
@@ -81,29 +69,22 @@ impl Writer {
             Ok(connection) => connection,
             Err(error) => return refuse(batch, &error),
         };
-        let mut finished = Vec::with_capacity(batch.len());
-        let commit = match write(&mut connection, batch, &mut finished).await {
-            Ok(()) => commit(&mut connection, last_change(&finished)).await,
-            Err(error) => abandon(&mut connection, error).await,
+        let (commit, outcomes) = match write(&mut connection, batch).await {
+            Ok(outcomes) => (commit(&mut connection, last_tip(&outcomes)).await, outcomes),
+            Err(error) => (abandon(&mut connection, error).await, Vec::new()),
         };
         match commit {
             Commit::Made => {
                 self.connection = Some(connection);
-                if let Some((n, _)) = last_change(&finished) {
-                    self.commits.send_replace(n.cast_unsigned());
+                if let Some(last) = last_change(&outcomes) {
+                    self.commits.send_replace(last.n);
                 }
-                finished.into_iter().for_each(answer);
+                batch.drain(..).zip(outcomes).for_each(|(job, outcome)| job.answer(outcome));
             }
-            Commit::NotMade(error) => {
-                for job in finished {
-                    answer_failure(job, unchanged(&error));
-                }
-                refuse(batch, &error);
-            }
+            Commit::NotMade(error) => refuse(batch, &error),
             Commit::Unknown(error) => {
-                let told = error.to_string();
-                for job in finished {
-                    answer_failure(job, StoreError::OutcomeUnknown(told.clone().into()));
+                for job in batch.drain(..) {
+                    job.answer(Err(StoreError::OutcomeUnknown(error.to_string().into())));
                 }
             }
         }
@@ -131,60 +112,31 @@ impl Writer {
     }
 }
 
-/// Does the jobs in one transaction that is left open. An error says that the transaction is in doubt;
-/// jobs that were not begun are left in `batch`.
+/// Does the jobs in one transaction that is left open. An error says that the transaction is in doubt.
 async fn write(
     connection: &mut SqliteConnection,
-    batch: &mut Vec<Job>,
-    finished: &mut Vec<Finished>,
-) -> Result<(), sqlx::Error> {
-    connection.execute("BEGIN IMMEDIATE").await?;
-    // From the last to the first would reorder what was sent in order.
-    batch.reverse();
-    while let Some(job) = batch.pop() {
-        match job {
-            Job::Mutate(mutation, waiter) => {
-                let outcome = mutate(connection, &mutation).await;
-                let (outcome, doubt) = match outcome {
-                    Ok(outcome) => (outcome, None),
-                    Err((outcome, doubt)) => (outcome, Some(doubt)),
-                };
-                finished.push(Finished::Mutation(waiter, Box::new(outcome)));
-                if let Some(doubt) = doubt {
-                    return Err(doubt);
-                }
-            }
-            Job::KeepTime(now, waiter) => {
-                finished.push(Finished::Time(waiter));
-                sqlx::query("UPDATE feed SET kept_time = max(kept_time, ?1)")
-                    .bind(now.micros())
-                    .execute(&mut *connection)
-                    .await?;
-            }
-        }
+    batch: &[Job],
+) -> Result<Vec<Outcome>, StoreError> {
+    connection.execute("BEGIN IMMEDIATE").await.map_err(failed)?;
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for job in batch {
+        outcomes.push(write_one(connection, job).await?);
     }
-    Ok(())
+    Ok(outcomes)
 }
 
-/// One mutation in a savepoint. The error beside an outcome says that the savepoint could not be undone.
-async fn mutate(
-    connection: &mut SqliteConnection,
-    mutation: &Mutation,
-) -> Result<Outcome, (Outcome, sqlx::Error)> {
-    if let Err(error) = connection.execute("SAVEPOINT mutation").await {
-        let doubt = sqlx::Error::Protocol(error.to_string());
-        return Err((Err(failed(error)), doubt));
-    }
-    let outcome = door::pass(&mut SqliteRows { connection }, mutation).await;
-    let end = match &outcome {
-        Ok(Ok(_)) => "RELEASE mutation",
-        Ok(Err(_)) | Err(_) => "ROLLBACK TO mutation; RELEASE mutation",
+/// One job in a savepoint. An error says that the savepoint could not be undone.
+async fn write_one(connection: &mut SqliteConnection, job: &Job) -> Result<Outcome, StoreError> {
+    connection.execute("SAVEPOINT mutation").await.map_err(failed)?;
+    let outcome = match connection.one(Statement::new(HEAD)).await {
+        // No policy is kept from one to the next: what somebody wrote into the file counts at once.
+        Ok(head) => job.carry_out(connection, head, &mut None).await,
+        Err(error) => Err(error),
     };
-    match connection.execute(end).await {
-        Ok(_) => Ok(outcome),
-        // SQLite ends the whole transaction by itself after some failures, the savepoint with it.
-        Err(doubt) => Err((outcome, doubt)),
-    }
+    let end = if is_done(&outcome) { "RELEASE mutation" } else { UNDO };
+    // SQLite ends the whole transaction by itself after some failures, the savepoint with it.
+    connection.execute(end).await.map_err(failed)?;
+    Ok(outcome)
 }
 
 /// Commits. When that fails, what was committed is read back before anything is said.
@@ -206,10 +158,10 @@ async fn commit(connection: &mut SqliteConnection, last: Option<Tip>) -> Commit 
 }
 
 /// Gives up a transaction that is in doubt: without a commit there is nothing that could stay.
-async fn abandon(connection: &mut SqliteConnection, error: sqlx::Error) -> Commit {
+async fn abandon(connection: &mut SqliteConnection, error: StoreError) -> Commit {
     tracing::error!(%error, "a transaction failed");
     roll_back(connection).await;
-    Commit::NotMade(failed(error))
+    Commit::NotMade(error)
 }
 
 /// SQLite may have rolled back by itself already, and then says that there is nothing to roll back.
@@ -219,58 +171,30 @@ async fn roll_back(connection: &mut SqliteConnection) {
     }
 }
 
-async fn read_tip(connection: &mut SqliteConnection) -> Result<Tip, StoreError> {
-    let row = sqlx::query("SELECT n, tag FROM feed").fetch_optional(connection).await;
-    let row = row.map_err(failed)?.ok_or_else(no_feed)?;
-    Ok((get(&row, 0)?, get(&row, 1)?))
+pub(super) async fn read_tip(connection: &mut SqliteConnection) -> Result<Tip, StoreError> {
+    let row = connection.one(Statement::new("SELECT n, tag FROM feed")).await?;
+    let row = row.ok_or_else(no_feed)?;
+    Ok((row.number(0)?, row.number(1)?))
 }
 
-fn last_change(finished: &[Finished]) -> Option<Tip> {
-    finished.iter().rev().find_map(|job| match job {
-        Finished::Mutation(_, outcome) => {
-            let position = outcome.as_ref().as_ref().ok()?.as_ref().ok()?.position?;
-            Some((position.n.cast_signed(), position.tag.cast_signed()))
-        }
-        Finished::Time(_) => None,
-    })
+fn last_tip(outcomes: &[Outcome]) -> Option<Tip> {
+    last_change(outcomes).map(|last| (last.n.cast_signed(), last.tag.cast_signed()))
 }
 
-fn answer(job: Finished) {
-    // Who went away is not told.
-    match job {
-        Finished::Mutation(waiter, outcome) => drop(waiter.send(*outcome)),
-        Finished::Time(waiter) => drop(waiter.send(Ok(()))),
-    }
-}
-
-fn answer_failure(job: Finished, error: StoreError) {
-    match job {
-        Finished::Mutation(waiter, _) => drop(waiter.send(Err(error))),
-        Finished::Time(waiter) => drop(waiter.send(Err(error))),
-    }
-}
-
-/// Answers jobs that were not begun.
+/// Answers jobs of which none was done.
 fn refuse(batch: &mut Vec<Job>, error: &StoreError) {
-    for job in batch.drain(..) {
-        match job {
-            Job::Mutate(_, waiter) => drop(waiter.send(Err(unchanged(error)))),
-            Job::KeepTime(_, waiter) => drop(waiter.send(Err(unchanged(error)))),
-        }
-    }
-}
-
-/// The same failure, told to another: nothing was changed.
-fn unchanged(error: &StoreError) -> StoreError {
-    StoreError::Unavailable(error.to_string().into())
+    batch.drain(..).for_each(|job| job.answer(Err(unchanged(error))));
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::super::open::{Opened, open};
     use super::*;
+    use crate::clock::Timestamp;
     use crate::policy::Policy;
-    use crate::store::{Command, Maker, NewSecret};
+    use crate::store::{Command, Maker, Mutation, NewSecret};
     use crate::token::Digest;
 
     /// A database in a folder of its own.

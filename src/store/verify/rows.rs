@@ -3,7 +3,8 @@
 use futures_util::{Stream, TryStreamExt as _};
 
 use super::{
-    ActorRow, FeedRow, HeadRow, History, RequestRow, Standing, StepRow, TrailRow, Verifier,
+    ActorRow, FeedRow, HeadRow, History, RequestRow, SchemaRow, Standing, StepRow, TrailRow,
+    Verifier,
 };
 use crate::clock::Timestamp;
 use crate::store::StoreError;
@@ -11,7 +12,7 @@ use crate::store::row::{PositionRow, policy};
 use crate::store::sql::{Columns, position};
 
 /// `epoch, n, tag, at, seeded` of the feed.
-pub(in crate::store) fn head_row(row: &impl Columns) -> Result<HeadRow, StoreError> {
+pub(super) fn head_row(row: &impl Columns) -> Result<HeadRow, StoreError> {
     Ok(HeadRow {
         position: PositionRow::from(position(row, 0)?),
         at: row.number(3)?,
@@ -20,7 +21,7 @@ pub(in crate::store) fn head_row(row: &impl Columns) -> Result<HeadRow, StoreErr
 }
 
 /// The first columns of a change with its entry.
-pub(in crate::store) fn feed_row(row: &impl Columns) -> Result<FeedRow, StoreError> {
+pub(super) fn feed_row(row: &impl Columns) -> Result<FeedRow, StoreError> {
     Ok(FeedRow {
         n: row.number(0)?,
         tag: row.number(1)?,
@@ -31,7 +32,7 @@ pub(in crate::store) fn feed_row(row: &impl Columns) -> Result<FeedRow, StoreErr
 }
 
 /// The other columns of a change with its entry, and with the key that acted.
-pub(in crate::store) fn trail_row(row: &impl Columns) -> Result<Option<TrailRow>, StoreError> {
+pub(super) fn trail_row(row: &impl Columns) -> Result<Option<TrailRow>, StoreError> {
     let Some(at) = row.maybe_number(5)? else { return Ok(None) };
     Ok(Some(TrailRow {
         at,
@@ -56,7 +57,7 @@ fn actor_row(row: &impl Columns) -> Result<Option<ActorRow>, StoreError> {
 }
 
 /// An entry with its change, after the id of what it is about.
-pub(in crate::store) fn step_row(row: &impl Columns) -> Result<StepRow, StoreError> {
+pub(super) fn step_row(row: &impl Columns) -> Result<StepRow, StoreError> {
     Ok(StepRow {
         n: row.number(1)?,
         tag: row.maybe_number(2)?,
@@ -68,20 +69,25 @@ pub(in crate::store) fn step_row(row: &impl Columns) -> Result<StepRow, StoreErr
 }
 
 /// `rpc, request_id, at` of a request.
-pub(in crate::store) fn request_row(row: &impl Columns) -> Result<RequestRow, StoreError> {
+pub(super) fn request_row(row: &impl Columns) -> Result<RequestRow, StoreError> {
     Ok(RequestRow { rpc: row.text(0)?, id: row.text(1)?, at: row.number(2)? })
 }
 
 /// `epoch, n, tag, format, document, version, at` of the policy.
-pub(in crate::store) fn policy_standing(row: &impl Columns) -> Result<Standing, StoreError> {
+pub(super) fn policy_standing(row: &impl Columns) -> Result<Standing, StoreError> {
     let policy = policy(row.number(3)?, &row.text(4)?)?;
     let (version, at) = (row.number(5)?.cast_unsigned(), Timestamp::from_micros(row.number(6)?));
     Ok(Standing::policy(&policy, position(row, 0)?, version, at))
 }
 
+/// A part of the schema: its kind and name, and by what it is made.
+pub(in crate::store) fn schema_row(row: &impl Columns) -> Result<SchemaRow, StoreError> {
+    Ok(SchemaRow { name: row.text(0)?, sql: row.text(1)? })
+}
+
 /// Takes the records of a page, of a kind and in order, with the entries about them and those about records
 /// that are not there.
-pub(in crate::store) async fn page(
+pub(super) async fn page(
     verifier: &mut Verifier<'_>,
     kind: &str,
     records: Vec<(String, Result<Standing, StoreError>)>,

@@ -4,14 +4,20 @@
 //! its own. A span of time is a span of numbers, since times never go back along the changes.
 
 use futures_util::TryStreamExt as _;
-use sqlx::sqlite::SqliteConnection;
 
-use super::failure::failed;
+use super::database::{Database, Each, Statement};
+use super::sql::{entry_row, select_entries};
+use super::{AUDIT_PAGE_BYTES, AuditPage, AuditQuery, StoreError};
 use crate::account::AccountId;
 use crate::audit::Kind;
 use crate::clock::Timestamp;
-use crate::store::sql::{entry_row, select_entries};
-use crate::store::{AUDIT_PAGE_BYTES, AuditPage, AuditQuery, StoreError};
+
+/// The number of the first entry at an instant or later; NULL when there is none.
+macro_rules! first_at {
+    ($instant:literal) => {
+        concat!("(SELECT n FROM audit WHERE at >= ", $instant, " ORDER BY at, n LIMIT 1)")
+    };
+}
 
 /// What is led by one condition; the others are looked at row by row. Of two bounds on the numbers
 /// SQLite would use one alone, so the lesser is taken.
@@ -20,13 +26,18 @@ macro_rules! led_by {
         select_entries!(
             "WHERE ",
             $lead,
-            " AND n < min(?1, coalesce((SELECT n FROM audit WHERE at >= ?3 ORDER BY at, n LIMIT 1), ?1))",
-            " AND n >= coalesce((SELECT n FROM audit WHERE at >= ?2 ORDER BY at, n LIMIT 1), ?1)",
-            " AND (?4 IS NULL OR account_id = ?4 OR account_id IS NULL)",
-            " AND (?5 IS NULL OR account_id = ?5)",
-            " AND (?6 IS NULL OR key_id = ?6)",
-            " AND (?7 IS NULL OR actor = ?7)",
-            " AND (?8 IS NULL OR ?8 = CASE WHEN key_id IS NOT NULL THEN 'key'",
+            " AND n < CASE WHEN ",
+            first_at!("$3"),
+            " < $1 THEN ",
+            first_at!("$3"),
+            " ELSE $1 END AND n >= coalesce(",
+            first_at!("$2"),
+            ", $1)",
+            " AND ($4 IS NULL OR account_id = $4 OR account_id IS NULL)",
+            " AND ($5 IS NULL OR account_id = $5)",
+            " AND ($6 IS NULL OR key_id = $6)",
+            " AND ($7 IS NULL OR actor = $7)",
+            " AND ($8 IS NULL OR $8 = CASE WHEN key_id IS NOT NULL THEN 'key'",
             " WHEN account_id IS NOT NULL THEN 'account' ELSE 'policy' END)"
         )
     };
@@ -34,43 +45,53 @@ macro_rules! led_by {
 
 macro_rules! latest_first {
     ($($list:expr),+) => {
-        concat!($($list),+, " ORDER BY n DESC LIMIT ?9")
+        concat!($($list),+, " ORDER BY n DESC LIMIT $9")
     };
 }
 
-const OF_KEY: &str = latest_first!(led_by!("key_id = ?6"));
-const OF_ACCOUNT_ITSELF: &str = latest_first!(led_by!("account_id = ?5 AND key_id IS NULL"));
-const OF_ACCOUNT: &str = latest_first!(led_by!("account_id = ?5"));
+const OF_KEY: &str = latest_first!(led_by!("key_id = $6"));
+const OF_ACCOUNT_ITSELF: &str = latest_first!(led_by!("account_id = $5 AND key_id IS NULL"));
+const OF_ACCOUNT: &str = latest_first!(led_by!("account_id = $5"));
 const OF_POLICY: &str = latest_first!(led_by!("account_id IS NULL AND key_id IS NULL"));
-/// Two lists, each in order, which SQLite merges.
-const IN_REACH: &str = latest_first!(
-    led_by!("account_id = ?4"),
-    " UNION ALL ",
-    led_by!("account_id IS NULL AND key_id IS NULL")
-);
-const OF_ACTOR: &str = latest_first!(led_by!("actor = ?7"));
+const IN_REACH: Each = Each {
+    // Two lists, each as long as the page at most, which are put in order together.
+    postgres: latest_first!(
+        "(",
+        latest_first!(led_by!("account_id = $4")),
+        ") UNION ALL (",
+        latest_first!(led_by!("account_id IS NULL AND key_id IS NULL")),
+        ")"
+    ),
+    // Two lists, each in order, which SQLite merges.
+    sqlite: latest_first!(
+        led_by!("account_id = $4"),
+        " UNION ALL ",
+        led_by!("account_id IS NULL AND key_id IS NULL")
+    ),
+};
+const OF_ACTOR: &str = latest_first!(led_by!("actor = $7"));
 const OF_ALL: &str = latest_first!(led_by!("TRUE"));
 
 /// The query by what it is led best.
-const fn lead(query: &AuditQuery) -> &'static str {
+fn lead<D: Database>(query: &AuditQuery) -> &'static str {
     match query {
         AuditQuery { key: Some(_), .. } => OF_KEY,
         AuditQuery { account: Some(_), kind: Some(Kind::Account), .. } => OF_ACCOUNT_ITSELF,
         AuditQuery { account: Some(_), .. } => OF_ACCOUNT,
         AuditQuery { kind: Some(Kind::Policy), .. } => OF_POLICY,
-        AuditQuery { reach: Some(_), .. } => IN_REACH,
+        AuditQuery { reach: Some(_), .. } => D::own(IN_REACH),
         AuditQuery { actor: Some(_), .. } => OF_ACTOR,
         AuditQuery { .. } => OF_ALL,
     }
 }
 
-/// A page of entries.
-pub(super) async fn page(
-    connection: &mut SqliteConnection,
+/// A page of entries. What is read beyond it is thrown away with the rest of the answer.
+pub(super) async fn page<D: Database>(
+    database: &mut D,
     query: &AuditQuery,
 ) -> Result<AuditPage, StoreError> {
     let AuditQuery { reach, account, key, kind, actor, start, end, before, limit } = query;
-    let mut rows = sqlx::query(lead(query))
+    let statement = Statement::new(lead::<D>(query))
         .bind(before.map_or(i64::MAX, u64::cast_signed))
         .bind(start.map_or(i64::MIN, Timestamp::micros))
         .bind(end.map_or(i64::MAX, Timestamp::micros))
@@ -79,11 +100,11 @@ pub(super) async fn page(
         .bind(key.map(|key| key.to_string()))
         .bind(actor.as_ref().map(ToString::to_string))
         .bind(kind.map(Kind::as_str))
-        .bind(i64::from(*limit) + 1)
-        .fetch(connection);
+        .bind(i64::from(*limit) + 1);
+    let mut rows = database.rows(statement);
     let mut page = AuditPage { entries: Vec::new(), has_more: false };
     let mut bytes = 0;
-    while let Some(row) = rows.try_next().await.map_err(failed)? {
+    while let Some(row) = rows.try_next().await? {
         let row = entry_row(&row)?;
         bytes += row.change.len();
         let is_full = page.entries.len() >= *limit as usize || bytes > AUDIT_PAGE_BYTES;
@@ -98,13 +119,14 @@ pub(super) async fn page(
 
 #[cfg(test)]
 mod tests {
+    use sqlx::sqlite::SqliteConnection;
     use sqlx::{Connection as _, Row as _};
 
     use super::*;
 
     const SCHEMA: [&str; 2] = [
-        include_str!("../migrations/sqlite/0001_init.sql"),
-        include_str!("../migrations/sqlite/0002_audit.sql"),
+        include_str!("migrations/sqlite/0001_init.sql"),
+        include_str!("migrations/sqlite/0002_audit.sql"),
     ];
 
     #[tokio::test]
@@ -118,7 +140,7 @@ mod tests {
             (OF_ACCOUNT_ITSELF, "audit_of_accounts (account_id=? AND n>? AND n<?)"),
             (OF_ACCOUNT, "audit_by_account (account_id=? AND n>? AND n<?)"),
             (OF_POLICY, "audit_of_accounts (account_id=? AND n>? AND n<?)"),
-            (IN_REACH, "audit_by_account (account_id=? AND n>? AND n<?)"),
+            (IN_REACH.sqlite, "audit_by_account (account_id=? AND n>? AND n<?)"),
             (OF_ACTOR, "audit_by_actor (actor=? AND n>? AND n<?)"),
             (OF_ALL, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         ] {
