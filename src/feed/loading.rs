@@ -20,7 +20,24 @@ impl SharedFeed {
 
     /// The part of [`LOADS_APART`] that is this node's; nothing where it is alone.
     pub(super) fn apart(&self) -> Duration {
-        let part = u32::try_from(self.boot.id >> 56).unwrap_or(0);
-        if self.store.is_shared() { LOADS_APART * part / 256 } else { Duration::ZERO }
+        if self.store.is_shared() { turn(self.boot.id) } else { Duration::ZERO }
+    }
+}
+
+/// When the node of this number begins: they are spread evenly, as the numbers are drawn.
+fn turn(boot_id: u64) -> Duration {
+    let part = u32::try_from(boot_id >> 56).unwrap_or(0);
+    LOADS_APART * part / 256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_begin_at_times_of_their_own() {
+        assert_eq!(turn(0), Duration::ZERO);
+        assert_eq!(turn(1 << 63), LOADS_APART / 2);
+        assert!(turn(u64::MAX) < LOADS_APART && turn(u64::MAX) > LOADS_APART * 9 / 10);
     }
 }

@@ -189,6 +189,7 @@ fn named(id: &str) -> KeyMessage {
 
 /// Whether the server said itself that it did not do it; all else may have been done.
 pub(crate) fn is_refusal(status: &Status) -> bool {
-    let details = status.get_error_details();
-    details.error_info().is_some_and(|info| info.reason != "OUTCOME_UNKNOWN")
+    // What it did not reckon with, it says nothing of.
+    let tells = !matches!(status.code(), Code::Unknown | Code::Internal);
+    tells && status.get_error_details().error_info().is_some()
 }

@@ -77,6 +77,7 @@ async fn with_more_keys_than_room_all_are_found_and_tokens_of_nobody_cost_little
     drop(poured);
     stage.cluster.redis.as_mut().unwrap().kill();
     stage.flood("with Redis killed", &warm, untouched.take(cold), flood_millis).await;
+    stage.flood_one_that_holds_all(flood_millis / 4).await;
 }
 
 impl Untouched {
@@ -249,6 +250,32 @@ impl Stage {
         answers
     }
 
+    /// A node that has room for all keys looks for none in the store.
+    async fn flood_one_that_holds_all(&self, millis: u64) {
+        let room = (self.keys.len() * 2).to_string();
+        let node = Server::build().environment("LATCHKEY__CACHE__KEYS_MAX", &room);
+        let node = self.cluster.node(node).start().await;
+        let holds_all = || (metric(&node, "latchkey_cache_complete") > 0.0).then_some(());
+        eventually(IN_TIME * 3, "it holds all keys", holds_all).await;
+        let (counts, looked_up) = (Counts::of(&node), self.looked_up_by_store().await);
+        let flood = Flood::begin(&node, asked("FLOOD", 2_500).try_into().unwrap()).await;
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        let answers = flood.end().await;
+        let counted = Counts::of(&node).since(&counts);
+        tokio::time::sleep(TOLD_AFTER).await;
+        let looked_up = self.looked_up_by_store().await - looked_up;
+        let told = demand_refused(&answers);
+        say(format_args!(
+            "SUMMARY a flood, of a node that holds all keys: {} tokens that nobody has, answered {told:?}; looked for in \
+             the store: {} by the node's count, {looked_up} by the store's",
+            answers.len(),
+            counted.fills,
+        ));
+        let unknown = answers.iter().filter(|it| matches!(it.said, Said::Denied(_))).count();
+        assert!(unknown * 2 > answers.len(), "hardly any was answered: {told:?}");
+        assert!(counted.fills + looked_up <= 0.0, "{counted:?}, {looked_up} by the store's count");
+    }
+
     async fn pour(
         &self,
         warm: &[Question],
@@ -405,11 +432,10 @@ fn percent(part: f64, of: f64) -> f64 {
 
 /// What is not more than this share of them took until they were allowed; those that were not took for ever.
 fn quantile_of(checks: &[Check], thousandths: usize) -> Duration {
-    let took = checks.iter().map(|check| match check.said.is_allow() {
-        true => check.answered - check.sent,
-        false => Duration::MAX,
-    });
-    let mut took: Vec<_> = took.collect();
+    let took = |check: &Check| {
+        if check.said.is_allow() { check.answered - check.sent } else { Duration::MAX }
+    };
+    let mut took: Vec<_> = checks.iter().map(took).collect();
     took.sort_unstable();
     quantile(&took, thousandths)
 }

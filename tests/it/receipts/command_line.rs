@@ -1,5 +1,7 @@
 //! `latchkey node list`, and `latchkey key revoke` that waits.
 
+use std::io::Read as _;
+use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -35,7 +37,7 @@ async fn nodes_are_listed_for_people_and_for_programs() {
 
 #[tokio::test]
 async fn whoever_revokes_is_told_whether_it_holds_everywhere() {
-    let cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(3).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(cluster::key(&cluster.servers[0], &cluster.root, "memory:read").await.0);
@@ -55,16 +57,41 @@ async fn whoever_revokes_is_told_whether_it_holds_everywhere() {
     assert!(awaited.out.contains(" in 59"), "{}", awaited.out);
 
     // On a terminal it is counted meanwhile; `script` is one.
-    let line = format!("latchkey key revoke {} --yes --wait=2s", ids[2]);
-    let output = std::process::Command::new("bash")
+    cluster.servers[2].pause().await;
+    let line = format!("latchkey key revoke {} --yes --wait=50s", ids[2]);
+    let mut terminal = std::process::Command::new("bash")
         .args(["-euc", &format!("script -qec '{line}' /dev/null </dev/null")])
         .env_clear()
         .env("PATH", tools_path())
         .env("HOME", "/nowhere")
         .env("LATCHKEY_ADDRESS", cluster.servers[0].grpc().to_string())
         .env("LATCHKEY_TOKEN", &cluster.root)
-        .output()
+        .stdout(Stdio::piped())
+        .spawn()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(told.contains("revoked; waiting for 1 node …"), "{told}");
+    let mut told = Told { text: String::new(), from: terminal.stdout.take().unwrap() };
+    told.until("revoked; waiting for 2 nodes …");
+    cluster.servers[1].resume();
+    told.until("revoked; waiting for 1 node …");
+    cluster.servers[2].resume();
+    told.until("it holds everywhere");
+    assert!(terminal.wait().unwrap().success());
+}
+
+/// What a terminal shows.
+struct Told {
+    text: String,
+    from: ChildStdout,
+}
+
+impl Told {
+    /// Reads until it shows this. The wait comes to an end, and what is shown with it.
+    fn until(&mut self, text: &str) {
+        let mut piece = [0; 1_024];
+        while !self.text.contains(text) {
+            let read = self.from.read(&mut piece).unwrap();
+            assert_ne!(read, 0, "`{text}` is never told: {}", self.text);
+            self.text.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+    }
 }

@@ -31,9 +31,10 @@ fn nothing_was_refused(redis: &Redis) {
 
 #[tokio::test]
 async fn the_smallest_acl_is_enough() {
-    let redis = Redis::start().await;
+    let port = free_port().to_string();
+    let redis = Redis::start_with(&["--port", &port]).await;
     let password = &make_user(&redis, &[]);
-    let url = format!("redis+unix://latchkey:{password}@{}", redis.socket().display());
+    let url = format!("redis://latchkey:{password}@localhost:{port}");
     let server = forgetful(Server::build(), &url).start().await;
     uses_redis(&server).await;
     let keys = make_keys(&server, "acme", KEYS).await;
