@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use self::asked::{Asked, Forwarded, Needs, client_address, is_trusted};
 use super::{Public, refused};
 use crate::authorizer::{Credential, Question, Required};
-use crate::decision::Decision;
+use crate::decision::{Decision, Denial};
 use crate::error::{Error, Reason};
 use crate::gateway::{IDENTITY_HEADERS, Refusal, Secret, identity_headers};
 use crate::grpc::Callers;
@@ -30,6 +30,8 @@ mod asked;
 const ROUTE: &str = "/v1/forward-auth";
 /// What the answer would be, where the proxy can take 401 and 403 only.
 const STATUS: HeaderName = HeaderName::from_static("x-latchkey-status");
+/// Of an answer that may be too old, for the proxy's log: the node has not heard from the store for a while.
+const STALE: HeaderName = HeaderName::from_static("x-latchkey-stale");
 /// Envoy, where it asks by HTTP, takes these out of the request to the upstream.
 const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
@@ -140,10 +142,19 @@ impl Public {
         found: Option<&str>,
         asked: &Asked,
     ) -> Response {
-        let Some(denial) = decision.denial else {
-            let allowed = self.allowed(decision, headers, found);
-            return allowed.unwrap_or_else(|| refused(Refusal::internal()));
+        let mut response = match decision.denial {
+            None => self
+                .allowed(decision, headers, found)
+                .unwrap_or_else(|| refused(Refusal::internal())),
+            Some(denial) => self.denied(decision, denial, asked),
         };
+        if decision.stale {
+            response.headers_mut().insert(STALE, HeaderValue::from_static("true"));
+        }
+        response
+    }
+
+    fn denied(&self, decision: &Decision, denial: Denial, asked: &Asked) -> Response {
         let refusal = Refusal::denied(decision, denial, &self.gateway.realm);
         let status = refusal.status;
         let mut response = refused(refusal);

@@ -11,6 +11,8 @@ use latchkey::proto::v1::{
 };
 
 use crate::process::{make_account, make_key};
+use crate::support::cluster::{Cluster, ROOT};
+use crate::support::relay::Relay;
 use crate::support::{Server, eventually};
 
 pub(super) const UNKNOWN: &str = "hm_live_0000000000000000000000000000002dlYSp";
@@ -289,4 +291,24 @@ async fn a_mistake_of_a_proxy_is_told_once_and_loud() {
     assert!(warned[0].contains("memory:reed") && warned[0].contains("\"WARN\""), "{warned:?}");
     assert!(warned[1].contains("gateway.trusted_proxies"), "{warned:?}");
     assert_eq!(warned.len(), 3, "{warned:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_may_be_too_old_says_so() {
+    let mut cluster = Cluster::start(0).await;
+    let relay = Relay::before(&cluster.postgres);
+    cluster.start_behind(&relay, Duration::from_secs(2)).await;
+    let node = &cluster.nodes[0];
+    make_account(node, ROOT, "acme").await;
+    let token = bearer(&make_key(node, ROOT, "acme").await.unwrap().token);
+    let of = |scope: &str| ask(node, &format!("scope={scope}"), &[("authorization", &token)]);
+    let marked = |answer: &Answer| answer.header("x-latchkey-stale") == "true";
+    assert!(!marked(&of("memory:read")) && !marked(&of("memory:write")));
+    relay.cut();
+    let until = Duration::from_secs(20);
+    let allowed =
+        eventually(until, "an allow is marked", || Some(of("memory:read")).filter(marked)).await;
+    assert_eq!((allowed.status, allowed.header("x-latchkey-account-id")), (200, "acme"));
+    let denied = of("memory:write");
+    assert!(denied.status == 403 && marked(&denied), "{denied:?}");
 }
