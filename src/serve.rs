@@ -15,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
@@ -27,6 +26,7 @@ pub use self::count::{Counter, Counters, Gauge};
 pub use self::listen::{InvalidListen, Listen};
 pub use self::peer::{Origin, Peer};
 pub use self::tls::{Tls, TlsError, TlsFiles};
+pub use self::unread::Sent;
 pub use self::workers::Workers;
 
 use self::bound::Socket;
@@ -47,13 +47,14 @@ mod count;
 mod frames;
 mod greeting;
 mod split;
+mod unread;
 mod untaken;
 
 /// What can be served: any tower service over HTTP that is always ready, for it is not asked. A
 /// shorthand for bounds, implemented by nobody.
 pub trait HttpService:
     Service<
-        Request<Incoming>,
+        Request<Sent>,
         Response = Response<Self::Body>,
         Error: Into<Box<dyn Error + Send + Sync>>,
         Future: Send + 'static,
@@ -70,7 +71,7 @@ pub trait HttpService:
 
 impl<S, B> HttpService for S
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<Sent>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,

@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use super::bound::{Socket, Stream};
 use super::count::{Counters, Gauge};
 use super::tls::Tls;
+use super::unread::Sent;
 use super::untaken::{Answer, Patience, Untaken};
 use super::wire::{Tap, Wire};
 use super::workers::Seat;
@@ -91,7 +92,7 @@ pub(super) async fn serve<S: HttpService>(
         let untaken = untaken.clone();
         // At once, without asking whether it is ready: a call's task then holds the future alone, and
         // not the service and the request beside it.
-        let answer = service.clone().call(request);
+        let answer = service.clone().call(Sent::of(request));
         answer.map_ok(|answer| answer.map(|body| Answer::new(body, untaken)))
     });
     let mut connection = pin!(http.serve_connection(wire, service));

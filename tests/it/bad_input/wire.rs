@@ -102,6 +102,50 @@ impl Rig {
     }
 }
 
+/// So many calls are refused at once by their heads, and send their messages then.
+const REFUSED_AT_ONCE: u32 = 100;
+const TIMES: u32 = 5;
+
+#[tokio::test]
+async fn messages_that_come_after_the_refusal_are_nobodys_fault() {
+    let rig = Rig::start().await;
+    let head: Vec<u8> = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "localhost"),
+        (":path", CREATE_KEY),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ]
+    .iter()
+    .flat_map(|(name, value)| header(name, value))
+    .collect();
+    let mut tcp = TcpStream::connect(rig.server.grpc()).await.unwrap();
+    tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    tcp.write_all(&http2_frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    tcp.write_all(&http2_frame(SETTINGS, ACK, 0, &[])).await.unwrap();
+    let message = frame(&right_message());
+    for time in 0..TIMES {
+        let streams =
+            || (0..REFUSED_AT_ONCE).map(move |call| 2 * (time * REFUSED_AT_ONCE + call) + 1);
+        let of_all = |kind, flags, payload: &[u8]| -> Vec<u8> {
+            streams().flat_map(|stream| http2_frame(kind, flags, stream, payload)).collect()
+        };
+        tcp.write_all(&of_all(HEADERS, END_HEADERS, &head)).await.unwrap();
+        let mut refused = 0;
+        while refused < REFUSED_AT_ONCE {
+            let mut start = [0; 9];
+            tcp.read_exact(&mut start).await.expect("the connection goes on");
+            let length = u32::from_be_bytes([0, start[0], start[1], start[2]]);
+            let mut payload = vec![0; length as usize];
+            tcp.read_exact(&mut payload).await.unwrap();
+            assert!(![RST_STREAM, GOAWAY].contains(&start[3]), "{start:?} {payload:?}");
+            refused += u32::from(start[3] == HEADERS && start[4] & END_STREAM != 0);
+        }
+        tcp.write_all(&of_all(DATA, END_STREAM, &message)).await.unwrap();
+    }
+}
+
 /// A frame of HTTP/2 (RFC 9113 §4.1) on a stream.
 fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
