@@ -181,8 +181,10 @@ impl Authorizer {
                 let digest = match self.digest(&question.credential, view) {
                     Ok(digest) => digest,
                     Err(denial) => {
+                        // Of a rule that only observes, this is an allow.
+                        let is_strict = needed.scope.as_ref().is_some_and(|scope| scope.strict);
                         let decision = decided(Err(denial), None, needed, view);
-                        return Ok(Looked::Decided(decision));
+                        return Ok(self.in_time(decision, is_strict, view));
                     }
                 };
                 match view.find(&digest) {
@@ -204,11 +206,11 @@ impl Authorizer {
                         let decision = decided(verdict, Some(key.identity()), needed, view);
                         Ok(self.in_time(decision, is_strict, view))
                     }
-                    // Absence is final only while it is known that nothing was made since.
-                    Found::Absent if !self.is_fresh(view) => Ok(Looked::Miss(digest)),
                     Found::Absent => {
                         let decision = decided(Err(Denial::UnknownKey), None, needed, view);
-                        Ok(Looked::Decided(decision))
+                        // Absence is final only while it is known that nothing was made since.
+                        let is_final = self.is_fresh(view);
+                        Ok(if is_final { Looked::Decided(decision) } else { Looked::Miss(digest) })
                     }
                     Found::Miss | Found::Doubtful => Ok(Looked::Miss(digest)),
                 }
@@ -226,9 +228,7 @@ impl Authorizer {
         match view.freshness(|| self.clock.now()) {
             Freshness::Fresh => {}
             Freshness::Stale if !is_strict => decision.stale = true,
-            // These two never change again.
-            Freshness::Stale | Freshness::Expired
-                if matches!(decision.denial, Some(Denial::KeyRevoked | Denial::KeyExpired)) => {}
+            Freshness::Stale | Freshness::Expired if decision.denial.is_some_and(is_final) => {}
             Freshness::Stale | Freshness::Expired => return Looked::TooOld,
         }
         Looked::Decided(decision)
@@ -250,6 +250,17 @@ impl Authorizer {
         }
         Ok(parsed.digest())
     }
+}
+
+/// Whether no change can make it another answer: what the caller sent stays as it is, and a key does not come back.
+const fn is_final(denial: Denial) -> bool {
+    matches!(
+        denial,
+        Denial::MissingCredential
+            | Denial::MalformedCredential
+            | Denial::KeyRevoked
+            | Denial::KeyExpired
+    )
 }
 
 /// What the cache knew of the key of a decision that waited for nothing.
@@ -368,6 +379,11 @@ impl Authorizer {
         let decision = self.authorize(&question).await?;
         if let Some(denial) = decision.denial {
             return Err(operator::refusal(denial, P::SCOPE));
+        }
+        if decision.stale && P::SHOWS {
+            return Err(not_ready(
+                "this node has not heard from the store for a while, and may not know what became of your key",
+            ));
         }
         let (key_id, account): (KeyId, AccountId) = decision
             .identity

@@ -16,34 +16,40 @@ use crate::store::Maker;
 pub trait Permission: Send + Sync + 'static {
     /// The scope that grants it.
     const SCOPE: &'static str;
+    /// Whether what it lets somebody see has no mark that says that it may be too old. Changes are judged once more, on
+    /// the rows, and decisions have the mark.
+    const SHOWS: bool;
 }
 
 macro_rules! permissions {
-    ($($(#[$doc:meta])* $name:ident = $scope:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $scope:literal, shows: $shows:literal;)*) => {
         $($(#[$doc])* #[derive(Debug)] pub enum $name {}
-        impl Permission for $name { const SCOPE: &'static str = $scope; })*
+        impl Permission for $name {
+            const SCOPE: &'static str = $scope;
+            const SHOWS: bool = $shows;
+        })*
     };
 }
 
 permissions! {
     /// Ask for decisions, where callers are asked for their own key.
-    Decide = "latchkey:authorize";
+    Decide = "latchkey:authorize", shows: false;
     /// See keys.
-    ReadKeys = "latchkey:keys.read";
+    ReadKeys = "latchkey:keys.read", shows: true;
     /// Create, change, rotate and revoke keys.
-    WriteKeys = "latchkey:keys.write";
+    WriteKeys = "latchkey:keys.write", shows: false;
     /// See accounts.
-    ReadAccounts = "latchkey:accounts.read";
+    ReadAccounts = "latchkey:accounts.read", shows: true;
     /// Create and change accounts.
-    WriteAccounts = "latchkey:accounts.write";
+    WriteAccounts = "latchkey:accounts.write", shows: false;
     /// See the audit trail.
-    ReadAudit = "latchkey:audit.read";
+    ReadAudit = "latchkey:audit.read", shows: true;
     /// See the nodes.
-    ReadNodes = "latchkey:nodes.read";
+    ReadNodes = "latchkey:nodes.read", shows: true;
     /// See the policy.
-    ReadPolicy = "latchkey:policy.read";
+    ReadPolicy = "latchkey:policy.read", shows: true;
     /// Replace the policy.
-    WritePolicy = "latchkey:policy.write";
+    WritePolicy = "latchkey:policy.write", shows: false;
 }
 
 /// A caller who was admitted with the permission `P`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use latchkey::account::AccountId;
 use latchkey::app::Node;
+use latchkey::authorizer::operator::{ReadAudit, WriteKeys};
 use latchkey::authorizer::{Credential, Question, Required};
 use latchkey::clock::{Clock, Timestamp};
 use latchkey::decision::Denial;
@@ -17,6 +18,7 @@ use latchkey::key::{Expiry, KeyChange, KeyId, NewKey, RevokeReason};
 use latchkey::lease::Lease;
 use latchkey::machine::MachineEntropy;
 use latchkey::policy::Policy;
+use latchkey::policy::target::Target;
 use latchkey::scope::ScopePattern;
 use latchkey::store::{Command, KeyTarget, NodeQuery, Nodes, Store};
 use latchkey::token::{Environment, Prefix, Token};
@@ -44,6 +46,7 @@ struct Rig {
     clock: Arc<HandClock>,
     reader: tokio::task::JoinHandle<()>,
     place: Place,
+    root: Token,
 }
 
 impl Drop for Rig {
@@ -85,7 +88,7 @@ impl Rig {
             read_time_max,
             None,
         );
-        let (_, secret) = node.keyring.new_token(Environment::Live);
+        let (root, secret) = node.keyring.new_token(Environment::Live);
         let seed = Command::Seed { policy: Policy::default(), secret };
         let feed = node.feed.clone();
         crate::truth::mutate(&*store, seed).await;
@@ -94,7 +97,7 @@ impl Rig {
         let account = crate::truth::an_account();
         let demo = Command::SeedDemo { account, keys: Vec::new(), policy: None };
         node.keyring.mutate_as_system("test", demo).await.unwrap();
-        Self { node, store, clock, reader, place }
+        Self { node, store, clock, reader, place, root }
     }
 
     fn pass(&self, span: Duration) {
@@ -227,6 +230,67 @@ async fn without_a_lease_answers_are_stale_then_there_are_none() {
     rig.store.pass_reads();
     rig.until("fresh", async |rig| rig.ask(&admin, STRICT).await == ALLOWED).await;
     assert_eq!(rig.ask(&unknown, READ).await, Ok((Some(Denial::UnknownKey), false)));
+}
+
+#[tokio::test]
+async fn what_a_rule_only_observes_is_let_through_no_longer_than_what_it_enforces() {
+    let rig = Rig::start().await;
+    let (_, admin) = rig.key("memory:admin", Expiry::Never).await;
+    let rules = r#"
+        [[rules]]
+        name = "plain"
+        path = "/plain"
+        required_scope = "memory:read"
+        mode = "observe"
+        [[rules]]
+        name = "strict"
+        path = "/strict"
+        required_scope = "memory:admin"
+        mode = "observe"
+    "#;
+    let policy = Policy::from_toml(&format!("{}\n{rules}", Policy::default().to_toml())).unwrap();
+    let apply =
+        Command::ApplyPolicy { policy, expected: None, is_dry_run: false, allow_orphans: false };
+    rig.change(apply).await;
+    let [plain, strict] =
+        ["/plain", "/strict"].map(|path| Target::new("api.example.com", "GET", path, None));
+    let none = || [Credential::Missing, Credential::Token(b"hm_live_x")];
+    for credential in none() {
+        assert_eq!(rig.ask_with(credential, Required::ByRules(&strict)).await, ALLOWED);
+    }
+
+    // The rule may be enforced by now, and nobody here knows.
+    rig.store.hold_reads();
+    rig.pass(BOUND);
+    assert_eq!(rig.ask(&admin, Required::ByRules(&strict)).await, NO_ANSWER);
+    for credential in none() {
+        assert_eq!(rig.ask_with(credential, Required::ByRules(&strict)).await, NO_ANSWER);
+    }
+    for credential in none() {
+        assert_eq!(rig.ask_with(credential, Required::ByRules(&plain)).await, ALLOWED_STALE);
+    }
+    rig.pass(GRACE);
+    for credential in none() {
+        assert_eq!(rig.ask_with(credential, Required::ByRules(&plain)).await, NO_ANSWER);
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_mark_is_not_shown_to_whom_nobody_may_know_of_any_more() {
+    let rig = Rig::start().await;
+    let admit = async || {
+        let root = || Credential::Token(rig.root.expose().as_bytes());
+        let authorizer = &rig.node.authorizer;
+        let sees = authorizer.operator::<ReadAudit>(root(), None, String::new()).await;
+        let changes = authorizer.operator::<WriteKeys>(root(), None, String::new()).await;
+        let of = |error: &latchkey::error::Error| error.reason;
+        (sees.map(drop).map_err(|it| of(&it)), changes.map(drop).map_err(|it| of(&it)))
+    };
+    assert_eq!(admit().await, (Ok(()), Ok(())));
+    rig.store.hold_reads();
+    rig.pass(BOUND);
+    // Whoever changes something is judged again, on the rows.
+    assert_eq!(admit().await, (Err(Reason::NotReady), Ok(())));
 }
 
 #[tokio::test]
