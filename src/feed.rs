@@ -18,7 +18,6 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Reason};
 use crate::lease::{Lease, Standing};
 use crate::metrics::Stopwatch;
-use crate::revision::Position;
 use crate::store::{NodeRow, ReadAsk, Store, StoreError};
 use crate::token::Digest;
 
@@ -44,10 +43,6 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 const GOOD_READS: u32 = 16;
 /// How many reads may be given up without a pause before the next.
 const READS_AT_ONCE: u32 = 3;
-/// How long a request waits for its key to be read.
-const FETCH_TIME_MAX: Duration = Duration::from_millis(150);
-/// How long a mutation waits for the read that shows it.
-const SHOW_TIME_MAX: Duration = Duration::from_secs(5);
 /// For how long reads have to fail before nobody is made to wait for the next.
 const FAILING_AFTER: Duration = Duration::from_secs(1);
 /// The pause after a read that failed.
@@ -167,51 +162,9 @@ impl Feed {
         }
     }
 
-    /// Waits for a read sent from now on to be applied. With a position, the read must show it.
-    pub async fn show(&self, position: Option<Position>) -> Result<(), Error> {
-        let (answer, shown) = oneshot::channel();
-        self.shared.waiting().shows.push(Show { position, answer });
-        self.shared.somebody_waits.notify_one();
-        match timeout(SHOW_TIME_MAX, shown).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Error::new(
-                Reason::OutcomeUnknown,
-                "the change was made, but this node could not read it back; \
-                 repeat it with the same request_id to be sure",
-            )),
-        }
-    }
-
     /// What reads show is offered to Redis, too. May be said once.
     pub fn share(&self, redis: Arc<Redis>) {
         let _ = self.shared.redis.set(redis);
-    }
-
-    /// Waits, for a moment, for a key to be read. What it brought is in the cache then.
-    pub async fn fetch(&self, digest: Digest) -> Result<(), Error> {
-        if self.is_failing() {
-            return Err(not_ready("the store cannot be read"));
-        }
-        let fetched = {
-            let mut waiting = self.shared.waiting();
-            let (answer, fetched) = oneshot::channel();
-            waiting.wanted.entry(digest).or_default().push(answer);
-            fetched
-        };
-        self.shared.somebody_waits.notify_one();
-        match timeout(FETCH_TIME_MAX, fetched).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(not_ready("the key could not be read in time")),
-        }
-    }
-
-    /// Waits, for a moment, for any read to be applied: for a caller who knows of a later change, or for whom what is
-    /// held is too old.
-    pub async fn catch_up(&self, at_most: Duration) {
-        if self.is_failing() {
-            return;
-        }
-        let _ = timeout(at_most, self.show(None)).await;
     }
 
     /// Nothing of these subjects is used until it was read again.
@@ -231,7 +184,8 @@ impl Feed {
     }
 
     /// Whether reads have failed for so long that it is no use to wait for the next.
-    fn is_failing(&self) -> bool {
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
         self.progress().trying.is_some_and(|since| since.elapsed() >= FAILING_AFTER)
     }
 

@@ -52,8 +52,7 @@ impl Readiness {
         };
         let progress = self.feed.progress();
         let (state, why) = match (progress.trying, progress.applied) {
-            // The last read was applied, or the next one has only just begun.
-            (Some(since), _) if since.elapsed().as_millis() >= 1_000 => {
+            (Some(since), _) if self.feed.is_failing() => {
                 (State::Degraded, format!("no read for {} s", since.elapsed().as_secs()))
             }
             (_, Some(since)) => (State::Ok, format!("read {} s ago", since.elapsed().as_secs())),

@@ -109,6 +109,7 @@ async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
         assert!(judged.wrong.is_empty(), "{}: {:#?}", outage.what, judged.wrong);
         let longest = Duration::from_millis(asked("CHANGE_MS", 5_000));
         assert!(judged.longest_change <= longest, "{judged:?}");
+        assert!(judged.longest_under_way <= longest + BOUND / 2, "{judged:?}");
         assert!(judged.refused >= NODES, "{judged:?}");
         let back = Duration::from_millis(asked("BACK_MS", 10_000));
         assert!(judged.fresh_after <= back, "{judged:?}");
@@ -179,6 +180,8 @@ struct Judged {
     refused: usize,
     /// How long it took at most to be told, of the time that the store was away.
     longest_change: Duration,
+    /// The same, of those that were sent before.
+    longest_under_way: Duration,
 }
 
 impl Judged {
@@ -194,14 +197,20 @@ impl Judged {
         let amid = wishes.iter().filter(|it| it.answered > outage.began && it.sent < outage.ended);
         for wish in amid {
             judged.changes += 1;
-            // Until it was answered, or the store could answer it again.
+            // Until it was answered, or the store could answer it again. What was done already, and is not read back, is
+            // waited for until reads have failed for a while.
+            let was_under_way = wish.sent < outage.began;
+            let longest = if was_under_way {
+                &mut judged.longest_under_way
+            } else {
+                &mut judged.longest_change
+            };
             let waited = wish.answered.min(outage.ended) - wish.sent.max(outage.began);
-            judged.longest_change = judged.longest_change.max(waited);
+            *longest = waited.max(*longest);
             let (is_refused, is_after) =
                 (wish.told == Told::Unavailable, wish.answered > outage.ended);
             judged.refused += usize::from(is_refused && !is_after);
             // What was under way when the store went may have come through, and nobody may know.
-            let was_under_way = wish.sent < outage.began;
             if !(is_refused || is_after || was_under_way) {
                 judged.wrong.push(format!("{wish:?}"));
             }
