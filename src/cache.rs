@@ -137,7 +137,8 @@ pub enum Found<'a> {
     Absent,
     /// Not known here; the reader can find it out.
     Miss,
-    /// What is known of it may not hold: a commit whose outcome is not known, or a row that cannot be read.
+    /// What was known of it may not hold: it was changed since, or by a commit whose outcome is not known, or its row
+    /// cannot be read. Only the reader can tell.
     Doubtful,
 }
 
@@ -443,8 +444,10 @@ impl KeyView<'_> {
 impl Known {
     /// A digest that no cached key has: absence is final when everything is here, or when it was read.
     fn find_absent(&self, digest: &Digest) -> Found<'static> {
-        let is_absent = !self.must_fetch.contains(digest)
-            && (self.extent == Extent::Complete || self.absent.contains(digest));
+        if self.must_fetch.contains(digest) {
+            return Found::Doubtful;
+        }
+        let is_absent = self.extent == Extent::Complete || self.absent.contains(digest);
         if is_absent { Found::Absent } else { Found::Miss }
     }
 

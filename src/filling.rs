@@ -82,17 +82,6 @@ struct Flight {
     has_token: bool,
 }
 
-/// What the cache says of a digest.
-#[derive(PartialEq, Eq)]
-enum Known {
-    Key,
-    /// It is nobody's, or was when this node last knew.
-    Absent,
-    /// Only the reader can tell.
-    Doubtful,
-    Nothing,
-}
-
 impl Filling {
     /// Fills this cache by this reader, and from Redis where there is one. Flights go on in this runtime.
     #[must_use]
@@ -179,14 +168,10 @@ impl Shared {
         not_ready("too many calls wait for their keys")
     }
 
-    fn known(&self, digest: &Digest) -> Known {
-        let found = self.cache.view(self.clock.now(), |view| match view.find(digest) {
-            Found::Key(_) => Known::Key,
-            Found::Absent => Known::Absent,
-            Found::Doubtful => Known::Doubtful,
-            Found::Miss => Known::Nothing,
-        });
-        found.unwrap_or(Known::Doubtful)
+    /// Whether the cache says this of a digest.
+    fn finds(&self, digest: &Digest, is_it: impl FnOnce(&Found<'_>) -> bool) -> bool {
+        let found = self.cache.view(self.clock.now(), |view| is_it(&view.find(digest)));
+        found.unwrap_or(false)
     }
 }
 
@@ -200,7 +185,7 @@ impl Flight {
         let Self { shared, digest, .. } = self;
         // Where the cache knows something that is too old or in doubt, nobody but the store can help.
         if let Some(redis) = &shared.redis
-            && shared.known(digest) == Known::Nothing
+            && shared.finds(digest, |found| matches!(found, Found::Miss))
             && redis.fill(&shared.cache, digest).await
         {
             return Ok(());
@@ -212,11 +197,12 @@ impl Flight {
     fn land(&mut self, found_out: Option<FoundOut>) {
         let Some(landing) = self.landing.take() else { return };
         // One that was given up may have cost the store all the same.
-        let is_somebodys = self.shared.cache.is_listed(&self.digest)
-            || self.shared.known(&self.digest) == Known::Key;
+        let gives_back = self.has_token
+            && (self.shared.cache.is_listed(&self.digest)
+                || self.shared.finds(&self.digest, |found| matches!(found, Found::Key(_))));
         let mut flights = self.shared.flights();
         flights.under_way.remove(&self.digest);
-        if self.has_token && is_somebodys {
+        if gives_back {
             flights.admission.give_back();
         }
         drop(flights);

@@ -10,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::policy::Policy;
 use crate::revision::Position;
 
-/// How fast or slow a machine's clock may run, in millionths.
-const CLOCK_RATE_ERROR_PPM: u32 = 200;
+/// By which part of a span a machine's clock may run fast or slow: 200 millionths.
+const CLOCK_RATE_ERROR: u32 = 5_000;
 
 /// How long a node that cannot renew its lease goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,13 +60,13 @@ impl Bounds {
     /// How long others have to reckon with answers for strict scopes, by their own clocks.
     #[must_use]
     pub fn until_strict_end(self) -> Duration {
-        self.bound.div_f64(1.0 - rate_error())
+        as_others_count(self.bound)
     }
 
     /// How long others have to reckon with answers at all, by their own clocks.
     #[must_use]
     pub fn until_end(self) -> Duration {
-        self.bound.max(self.grace).div_f64(1.0 - rate_error())
+        as_others_count(self.bound.max(self.grace))
     }
 }
 
@@ -83,7 +83,7 @@ impl Lease {
     pub fn freshness(self, policy: Bounds, now: Timestamp) -> Freshness {
         let Self::Since { from, bounds } = self else { return Freshness::Fresh };
         let age = now.since(from);
-        let is_within = |span: Duration| age < span.mul_f64(1.0 - rate_error());
+        let is_within = |span: Duration| age + span / CLOCK_RATE_ERROR < span;
         if is_within(bounds.bound.min(policy.bound)) {
             Freshness::Fresh
         } else if is_within(bounds.grace.min(policy.grace)) {
@@ -130,8 +130,9 @@ impl Standing {
     }
 }
 
-fn rate_error() -> f64 {
-    f64::from(CLOCK_RATE_ERROR_PPM) / 1e6
+/// A span by a clock that runs slow, for whoever counts by one that runs fast.
+fn as_others_count(span: Duration) -> Duration {
+    span.div_f64(1.0 - 1.0 / f64::from(CLOCK_RATE_ERROR))
 }
 
 #[cfg(test)]

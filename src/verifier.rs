@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::account::Account;
 use crate::cache::{Cache, Found, KeyView, View};
 use crate::clock::{Clock, Timestamp};
+use crate::decision::{Facts, Identity};
 use crate::key::KeyRecord;
 use crate::lease::{Freshness, Lease};
 use crate::store::{Change, KeyQuery, NodeQuery, Store, StoreError, Subject};
@@ -203,19 +204,31 @@ fn judge(view: &View<'_>, key: &KeyRecord, account: &Account, look: &Look) -> Ve
 }
 
 fn difference(held: &KeyView<'_>, key: &KeyRecord, account: &Account) -> Option<&'static str> {
-    let facts = held.facts();
-    let identity = held.identity();
+    // What is held is the policy's word on the scopes, which are compared as they were given.
+    let Facts { revoked, disabled, expire_time, suspended, allowed_cidrs, environment, held: _ } =
+        held.facts();
+    let Identity {
+        key_id,
+        account: owner,
+        environment: told,
+        scopes,
+        plan,
+        labels,
+        expire_time: _,
+    } = held.identity();
+    let labels_agree = labels.as_deref().map_or(key.labels.is_empty(), |it| *it == key.labels);
     let pairs = [
-        ("whether it is revoked", facts.revoked == key.revocation.is_some()),
-        ("whether it is disabled", facts.disabled == key.disabled),
-        ("whether its account is suspended", facts.suspended == account.suspended),
-        ("when it expires", facts.expire_time == key.expire_time),
-        ("its networks", facts.allowed_cidrs == key.allowed_cidrs),
-        ("its environment", facts.environment == key.environment),
-        ("its scopes", *identity.scopes == *key.scopes),
-        ("its id", identity.key_id == key.id),
-        ("whose it is", identity.account == account.id),
-        ("its plan", *identity.plan == account.plan),
+        ("whether it is revoked", revoked == key.revocation.is_some()),
+        ("whether it is disabled", disabled == key.disabled),
+        ("whether its account is suspended", suspended == account.suspended),
+        ("when it expires", expire_time == key.expire_time),
+        ("its networks", allowed_cidrs == key.allowed_cidrs),
+        ("its environment", environment == key.environment && told == key.environment),
+        ("its scopes", *scopes == *key.scopes),
+        ("its id", key_id == key.id),
+        ("whose it is", owner == account.id),
+        ("its plan", *plan == account.plan),
+        ("its labels", labels_agree),
     ];
     pairs.into_iter().find_map(|(what, is_same)| (!is_same).then_some(what))
 }

@@ -94,6 +94,7 @@ impl Known {
         }
 
         self.forget_changed(&batch);
+        self.set_unreadable_aside(&batch);
         self.recent.remember(&batch.changes);
         if let Some(policy) = policy {
             // One that comes with a read that is behind is of a later time than the records, and could judge them less
@@ -112,6 +113,9 @@ impl Known {
     /// What was changed is not what it was. When its record is not in the batch, what remains of a key is a mark, and of
     /// an account that nothing can be said of its keys.
     fn forget_changed(&mut self, batch: &ReadBatch) {
+        if batch.changes.is_empty() {
+            return;
+        }
         let keys: HashSet<_> = batch.keys.iter().map(|key| key.digest).collect();
         let accounts: HashSet<_> = batch.accounts.iter().map(|account| &account.id).collect();
         for change in &batch.changes {
@@ -125,7 +129,6 @@ impl Known {
                 (Subject::Policy, _) => {}
             }
         }
-        self.set_unreadable_aside(batch);
     }
 
     /// What cannot be read is neither there nor absent: nothing is answered about it.
@@ -167,7 +170,7 @@ impl Known {
 
     fn install_records(&mut self, batch: ReadBatch, keys_max: usize) {
         let accounts: HashMap<_, _> =
-            batch.accounts.iter().map(|account| (account.id.clone(), account)).collect();
+            batch.accounts.iter().map(|account| (&account.id, account)).collect();
         for account in &batch.accounts {
             if let Some(cached) = self.accounts.find_mut(&account.id) {
                 *cached = CachedAccount::from(account);

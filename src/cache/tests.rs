@@ -170,7 +170,7 @@ fn a_change_replaces_what_was_known() {
 fn a_changed_key_whose_record_did_not_come_must_be_fetched() {
     let cache = loaded(1, 9);
     apply(&cache, ReadBatch { changes: vec![changed(6, 1)], ..batch(5, 6) }).unwrap();
-    assert_eq!(seen(&cache, 1), "miss");
+    assert_eq!(seen(&cache, 1), "doubtful");
     apply(&cache, ReadBatch { keys: vec![key(1)], ..batch(6, 6) }).unwrap();
     assert_eq!(seen(&cache, 1), "key");
 }
@@ -180,7 +180,7 @@ fn a_key_that_cannot_be_read_is_neither_there_nor_absent() {
     let cache = loaded(1, 9);
     apply(&cache, ReadBatch { unreadable: lost(Lost::Key(Some(digest(1)))), ..batch(5, 5) })
         .unwrap();
-    assert_eq!((seen(&cache, 1), cache.is_complete()), ("miss", true));
+    assert_eq!((seen(&cache, 1), cache.is_complete()), ("doubtful", true));
     // To one without a digest no token leads.
     apply(&cache, ReadBatch { unreadable: lost(Lost::Key(None)), ..batch(5, 5) }).unwrap();
     assert_eq!((seen(&cache, 2), cache.is_complete()), ("absent", true));
@@ -211,7 +211,7 @@ fn a_changed_key_that_has_another_digest_now_is_gone_by_the_old_one() {
     let moved = KeyRecord { digest: digest(2), ..key(1) };
     let read = ReadBatch { changes: vec![changed(6, 1)], keys: vec![moved], ..batch(5, 6) };
     apply(&cache, read).unwrap();
-    assert_eq!((seen(&cache, 1), seen(&cache, 2)), ("miss", "key"));
+    assert_eq!((seen(&cache, 1), seen(&cache, 2)), ("doubtful", "key"));
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn remembered_absence_dies_by_the_change_that_ends_it() {
     apply(&cache, ReadBatch { absent: vec![digest(9)], ..batch(6, 6) }).unwrap();
     assert_eq!(seen(&cache, 9), "absent");
     apply(&cache, ReadBatch { changes: vec![changed(7, 9)], ..batch(6, 7) }).unwrap();
-    assert_eq!(seen(&cache, 9), "miss");
+    assert_eq!(seen(&cache, 9), "doubtful");
 }
 
 #[test]

@@ -133,7 +133,7 @@ struct Asking<'a> {
     keyring: &'a Keyring,
     made: &'a Made,
     shown: Shown,
-    /// Asked for when a node is pending.
+    /// Worked out when a node is pending.
     terms: Option<Terms>,
     /// The earliest instant that was found so far.
     reckoned: Option<Timestamp>,
@@ -150,10 +150,13 @@ impl Asking<'_> {
         // An answer that does not show the change is of the past, and may lack a node.
         let query = NodeQuery { shown: Some(self.shown.change), with_policy: self.terms.is_none() };
         let mut nodes = self.keyring.nodes(query).await?;
-        if let Some((policy, revision)) = nodes.policy.take() {
+        let policy = nodes.policy.take();
+        let tally = Tally::new(self.shown, &nodes);
+        if let Some((policy, revision)) = policy
+            && !tally.is_everywhere()
+        {
             self.terms = Some(Terms::of(self.made, policy, revision));
         }
-        let tally = Tally::new(self.shown, &nodes);
         let receipt = tally.receipt(self.terms.as_ref().unwrap_or(&Terms::LONGEST), self.reckoned);
         self.reckoned = Some(receipt.effective_time);
         Ok(receipt)
