@@ -20,14 +20,17 @@ use std::time::Duration;
 use crate::world::Outcome;
 
 mod books;
+mod calls;
 mod chaos;
 #[expect(dead_code, reason = "the dice of all tests can do more than is done here")]
 #[path = "../it/support/dice.rs"]
 mod dice;
 mod judge;
 mod node;
+mod nth;
 mod people;
 mod redis;
+mod scripts;
 mod store;
 mod world;
 
@@ -110,10 +113,14 @@ fn span() -> Duration {
     asked("SECONDS").map_or(SPAN, Duration::from_secs)
 }
 
-#[expect(clippy::disallowed_methods, reason = "how much is simulated is chosen from outside")]
 fn asked(name: &str) -> Option<u64> {
-    let asked = std::env::var(format!("LATCHKEY_SIM_{name}")).ok()?;
+    let asked = asked_text(name)?;
     Some(asked.parse().unwrap_or_else(|_| panic!("LATCHKEY_SIM_{name} is no number: {asked}")))
+}
+
+#[expect(clippy::disallowed_methods, reason = "how much is simulated is chosen from outside")]
+fn asked_text(name: &str) -> Option<String> {
+    std::env::var(format!("LATCHKEY_SIM_{name}")).ok()
 }
 
 #[expect(clippy::print_stdout, reason = "whoever runs it wants to see it")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use latchkey::app::Node;
 use latchkey::cache::redis::{Address, Redis};
 use latchkey::clock::{Clock, Entropy, SteadyClock};
+use latchkey::metrics::{Snapshot, Value};
 use latchkey::store::Store;
 use latchkey::token::Prefix;
 use tokio::task::JoinSet;
@@ -46,7 +47,8 @@ impl Running {
         // Up to 200 millionths fast or slow.
         let rate = 1.0 + (f64::from(u32::try_from(dice.below(401)).unwrap()) - 200.0) / 1e6;
         let anchor = store.now().await.ok()??;
-        let elapsed = world.clock_at_rate(rate);
+        let rate = if world.shape.is_scripted { 1.0 } else { rate };
+        let elapsed = world.clock_at_rate(number, rate);
         let begun = elapsed();
         let since = move || elapsed().saturating_sub(begun);
         let clock: Arc<dyn Clock> =
@@ -82,6 +84,28 @@ impl Running {
         let tasks = std::sync::Mutex::new(tasks);
         let is_alive = AtomicBool::new(true);
         Some(Arc::new(Self { number, boot_id, node, store, is_alive, tasks }))
+    }
+
+    /// What it counted under this name and label.
+    pub(crate) fn counted(&self, name: &str, label: &str) -> u64 {
+        let mut all = Snapshot::default();
+        if let Some(redis) = &self.node.redis {
+            redis.collect(&mut all);
+        }
+        let points = all.families().iter().filter(|family| family.metric.name == name);
+        let points = points.flat_map(|family| &family.points);
+        let points =
+            points.filter(|point| label.is_empty() || point.labels.iter().any(|it| it == label));
+        let counts = points.filter_map(|point| match point.value {
+            Value::Count(count) => Some(count),
+            Value::Amount(_) | Value::Histogram(_) => None,
+        });
+        counts.sum()
+    }
+
+    /// Whether something of it has ended that never does.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_alive() && self.tasks.lock().unwrap().try_join_next().is_some()
     }
 
     pub(crate) fn is_alive(&self) -> bool {

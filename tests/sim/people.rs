@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use latchkey::account::{AccountChange, AccountId, NewAccount};
 use latchkey::authorizer::operator::{WriteAccounts, WriteKeys, WritePolicy};
-use latchkey::authorizer::{Credential, Permission, Question, Required};
+use latchkey::authorizer::{Credential, Operator, Permission, Question, Required};
 use latchkey::clock::Entropy;
 use latchkey::decision::Denial;
 use latchkey::error::{Error, Reason};
@@ -25,6 +25,7 @@ use crate::dice::Dice;
 use crate::judge;
 use crate::node::Running;
 use crate::redis::Redis;
+use crate::scripts;
 use crate::world::{Chance, World};
 
 const CALLERS: u64 = 6;
@@ -43,12 +44,11 @@ pub(crate) const SCOPES: [&str; 3] = ["memory:read", "memory:write", "memory:adm
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
     token: Arc<str>,
-    digest: Digest,
-    id: Option<KeyId>,
+    pub(crate) digest: Digest,
+    pub(crate) id: Option<KeyId>,
 }
 
 /// A question, and what came of it.
-#[expect(dead_code, reason = "all of it is shown where it is wrong")]
 #[derive(Debug, Clone)]
 pub(crate) struct Check {
     pub(crate) node: usize,
@@ -97,6 +97,9 @@ pub(crate) enum Came {
     GivenUp,
 }
 
+/// The last change, if anything was changed, and where it has taken effect.
+pub(crate) type Changed = Result<(Option<Position>, Option<Receipt>), Error>;
+
 /// All of them.
 pub(crate) struct Cast {
     pub(crate) world: Arc<World>,
@@ -114,6 +117,21 @@ pub(crate) struct Cast {
 impl Cast {
     /// A store with some keys, nodes on it, and people who use them.
     pub(crate) async fn assemble(world: &Arc<World>) -> Arc<Self> {
+        let cast = Self::gather(world).await;
+        let dice = &world.dice;
+        for number in 0..CALLERS {
+            let (cast_of, dice) = (Arc::clone(&cast), dice.apart(1_000 + number));
+            cast.cast_caller(cast_of.call(dice));
+        }
+        for number in 0..OPERATORS {
+            let (cast_of, dice) = (Arc::clone(&cast), dice.apart(2_000 + number));
+            lock(&cast.operators).spawn(cast_of.operate(number, dice));
+        }
+        cast
+    }
+
+    /// A store with some keys, and nodes on it.
+    pub(crate) async fn gather(world: &Arc<World>) -> Arc<Self> {
         let dice = &world.dice;
         let (root, keys) = found(world, &Chance::new(dice.apart(3))).await;
         let redis = world.shape.has_redis.then(|| Redis::start(world, &dice.apart(4)));
@@ -131,15 +149,12 @@ impl Cast {
         for number in 0..world.shape.nodes {
             cast.start(number).await;
         }
-        for number in 0..CALLERS {
-            let (cast_of, dice) = (Arc::clone(&cast), dice.apart(1_000 + number));
-            lock(&cast.callers).spawn(cast_of.call(dice));
-        }
-        for number in 0..OPERATORS {
-            let (cast_of, dice) = (Arc::clone(&cast), dice.apart(2_000 + number));
-            lock(&cast.operators).spawn(cast_of.operate(number, dice));
-        }
         cast
+    }
+
+    /// Somebody who asks until the end.
+    pub(crate) fn cast_caller(&self, asks: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.callers).spawn(asks);
     }
 
     /// Starts a node where none runs; tries until it serves.
@@ -150,7 +165,7 @@ impl Cast {
                 let part = boots.draw();
                 boots.apart(part)
             };
-            let url = self.redis.as_ref().map(Redis::url);
+            let url = self.redis.as_ref().map(|redis| redis.url(number));
             if let Some(running) = Running::start(&self.world, number, url.as_deref(), dice).await {
                 lock(&self.ran).push(Arc::clone(&running));
                 *lock(&self.nodes[number]) = Some(running);
@@ -163,6 +178,16 @@ impl Cast {
     /// Nobody asks this node any more.
     pub(crate) fn take(&self, number: usize) -> Option<Arc<Running>> {
         lock(&self.nodes[number]).take()
+    }
+
+    /// The node of this number, if it serves.
+    pub(crate) fn running(&self, number: usize) -> Option<Arc<Running>> {
+        lock(&self.nodes[number]).clone()
+    }
+
+    /// All keys that were handed out, the first at the head; the last of those from the beginning is nobody's.
+    pub(crate) fn keys(&self) -> Vec<Held> {
+        lock(&self.keys).clone()
     }
 
     fn any_node(&self, dice: &mut Dice) -> Option<Arc<Running>> {
@@ -235,20 +260,24 @@ impl Cast {
             let scope = (!dice.is_one_of(1, 8)).then(|| *dice.pick(&SCOPES));
             let min = dice.is_one_of(1, 10).then(|| self.any_revision(&mut dice)).flatten();
             let check = self.ask(&node, &held, scope, min).await;
-            let what = match &check.said {
-                Said::Allowed { stale: false, .. } => "allowed",
-                Said::Allowed { stale: true, .. } => "allowed, stale",
-                Said::Denied { denial: Denial::UnknownKey, .. } => "denied, unknown",
-                Said::Denied { .. } => "denied",
-                Said::Unavailable(_) => "unavailable",
-                Said::GivenUp => "given up",
-            };
-            self.world.count(what);
-            self.world.note(format_args!("{check:?}"));
-            // What a node that was killed meant to say, nobody hears.
-            if node.is_alive() {
-                self.world.state().checks.push(check);
-            }
+            self.note_check(&node, check);
+        }
+    }
+
+    /// What a node that was killed meant to say, nobody hears.
+    pub(crate) fn note_check(&self, node: &Running, check: Check) {
+        let what = match &check.said {
+            Said::Allowed { stale: false, .. } => "allowed",
+            Said::Allowed { stale: true, .. } => "allowed, stale",
+            Said::Denied { denial: Denial::UnknownKey, .. } => "denied, unknown",
+            Said::Denied { .. } => "denied",
+            Said::Unavailable(_) => "unavailable",
+            Said::GivenUp => "given up",
+        };
+        self.world.count(what);
+        self.world.note(format_args!("{check:?}"));
+        if node.is_alive() {
+            self.world.state().checks.push(check);
         }
     }
 
@@ -262,7 +291,7 @@ impl Cast {
         }
     }
 
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         node: &Running,
         held: &Held,
@@ -314,42 +343,50 @@ impl Cast {
                     Err(_) => ("a change", None),
                 }
             };
-            let came = match changed {
-                None => Came::GivenUp,
-                Some(Ok((position, receipt))) => Came::Made(position, receipt),
-                Some(Err(error)) if error.reason == Reason::OutcomeUnknown => Came::NotKnown,
-                Some(Err(error)) => Came::Refused(error.reason),
-            };
-            self.world.count(match &came {
-                Came::Made(..) => "changed",
-                Came::Refused(_) => "refused",
-                Came::NotKnown => "changed, not known",
-                Came::GivenUp => "change given up",
-            });
-            let answered = self.world.now();
-            let (number, boot_id) = (node.number, node.boot_id);
-            let act = Act { node: number, boot_id, sent, answered, what, mark, came };
-            self.world.note(format_args!("{act:?}"));
-            if node.is_alive() {
-                self.world.state().acts.push(act);
-            }
+            self.note_act(&node, what, mark, sent, changed);
         }
     }
 
-    async fn admitted<P: Permission>(
+    /// Notes what came of a change; nothing if it took too long for whoever wanted it.
+    pub(crate) fn note_act(
         &self,
         node: &Running,
-    ) -> Result<latchkey::authorizer::Operator<P>, Error> {
+        what: &'static str,
+        mark: String,
+        sent: Duration,
+        changed: Option<Changed>,
+    ) -> Act {
+        let came = match changed {
+            None => Came::GivenUp,
+            Some(Ok((position, receipt))) => Came::Made(position, receipt),
+            Some(Err(error)) if error.reason == Reason::OutcomeUnknown => Came::NotKnown,
+            Some(Err(error)) => Came::Refused(error.reason),
+        };
+        self.world.count(match &came {
+            Came::Made(..) => "changed",
+            Came::Refused(_) => "refused",
+            Came::NotKnown => "changed, not known",
+            Came::GivenUp => "change given up",
+        });
+        let answered = self.world.now();
+        let (number, boot_id) = (node.number, node.boot_id);
+        let act = Act { node: number, boot_id, sent, answered, what, mark, came };
+        self.world.note(format_args!("{act:?}"));
+        if node.is_alive() {
+            self.world.state().acts.push(act.clone());
+        }
+        act
+    }
+
+    pub(crate) async fn admitted<P: Permission>(
+        &self,
+        node: &Running,
+    ) -> Result<Operator<P>, Error> {
         let credential = Credential::Token(self.root.as_bytes());
         node.node.authorizer.operator(credential, None, String::new()).await
     }
 
-    async fn change(
-        &self,
-        node: &Running,
-        mark: &str,
-        dice: &mut Dice,
-    ) -> (&'static str, Result<(Option<Position>, Option<Receipt>), Error>) {
+    async fn change(&self, node: &Running, mark: &str, dice: &mut Dice) -> (&'static str, Changed) {
         match dice.below(16) {
             0..=2 => ("create", self.create(node, mark, dice).await),
             3 | 4 => ("revoke", self.revoke(node, mark, dice).await),
@@ -360,38 +397,48 @@ impl Cast {
         }
     }
 
-    async fn create(
-        &self,
-        node: &Running,
-        mark: &str,
-        dice: &mut Dice,
-    ) -> Result<(Option<Position>, Option<Receipt>), Error> {
+    async fn create(&self, node: &Running, mark: &str, dice: &mut Dice) -> Changed {
         if lock(&self.keys).len() >= KEYS_MAX {
             return Err(Error::not_found());
         }
-        let operator = self.admitted::<WriteKeys>(node).await?;
+        let operator = self.admitted(node).await?;
         let new = new_key(dice.pick::<&str>(&ACCOUNTS), mark, some_scopes(dice));
+        self.create_key(node, operator, new).await
+    }
+
+    pub(crate) async fn create_key(
+        &self,
+        node: &Running,
+        operator: Operator<WriteKeys>,
+        new: NewKey,
+    ) -> Changed {
         let made = node.node.keyring.create_key(operator, new, None).await?;
         self.keep(&made.token, made.key.id);
         Ok((Some(made.key.revision), None))
     }
 
-    async fn revoke(
-        &self,
-        node: &Running,
-        mark: &str,
-        dice: &mut Dice,
-    ) -> Result<(Option<Position>, Option<Receipt>), Error> {
-        let operator = self.admitted::<WriteKeys>(node).await?;
+    async fn revoke(&self, node: &Running, mark: &str, dice: &mut Dice) -> Changed {
+        let operator = self.admitted(node).await?;
         let held = self.any_key(dice);
         let target = match held.id {
             Some(id) if dice.is_one_of(2, 3) => KeyTarget::Id(id),
             _ => KeyTarget::Digest(held.digest),
         };
+        let wait = Duration::from_millis(if dice.is_one_of(1, 3) { 2_000 } else { 0 });
+        self.revoke_key(node, operator, mark, target, wait).await
+    }
+
+    pub(crate) async fn revoke_key(
+        &self,
+        node: &Running,
+        operator: Operator<WriteKeys>,
+        mark: &str,
+        target: KeyTarget,
+        wait: Duration,
+    ) -> Changed {
         let comment = mark.to_owned();
         let revoke =
             Revoke { target, reason: RevokeReason::Compromised, comment, with_created: false };
-        let wait = Duration::from_millis(if dice.is_one_of(1, 3) { 2_000 } else { 0 });
         let patience = Patience { wait, is_wanted: Box::new(|| true) };
         let made = node.node.keyring.revoke_key(operator, revoke, &patience).await?;
         let what = if made.receipt.pending_nodes.is_empty() {
@@ -405,11 +452,7 @@ impl Cast {
         Ok((position, Some(made.receipt)))
     }
 
-    async fn rotate(
-        &self,
-        node: &Running,
-        dice: &mut Dice,
-    ) -> Result<(Option<Position>, Option<Receipt>), Error> {
+    async fn rotate(&self, node: &Running, dice: &mut Dice) -> Changed {
         if lock(&self.keys).len() >= KEYS_MAX {
             return Err(Error::not_found());
         }
@@ -421,12 +464,7 @@ impl Cast {
         Ok((Some(made.receipt.revision), Some(made.receipt)))
     }
 
-    async fn update(
-        &self,
-        node: &Running,
-        mark: &str,
-        dice: &mut Dice,
-    ) -> Result<(Option<Position>, Option<Receipt>), Error> {
+    async fn update(&self, node: &Running, mark: &str, dice: &mut Dice) -> Changed {
         let operator = self.admitted::<WriteKeys>(node).await?;
         let id = self.any_key(dice).id.ok_or_else(Error::not_found)?;
         let mut change = KeyChange { display_name: Some(mark.to_owned()), ..KeyChange::default() };
@@ -440,17 +478,24 @@ impl Cast {
         Ok((Some(receipt.revision), Some(receipt)))
     }
 
-    async fn suspend(
+    async fn suspend(&self, node: &Running, mark: &str, dice: &mut Dice) -> Changed {
+        let operator = self.admitted(node).await?;
+        let account = *dice.pick::<&str>(&ACCOUNTS);
+        self.suspend_account(node, operator, mark, account, dice.is_one_of(1, 4)).await
+    }
+
+    pub(crate) async fn suspend_account(
         &self,
         node: &Running,
+        operator: Operator<WriteAccounts>,
         mark: &str,
-        dice: &mut Dice,
-    ) -> Result<(Option<Position>, Option<Receipt>), Error> {
-        let operator = self.admitted::<WriteAccounts>(node).await?;
-        let id = AccountId::parse(dice.pick::<&str>(&ACCOUNTS)).unwrap();
+        account: &str,
+        is_suspended: bool,
+    ) -> Changed {
+        let id = AccountId::parse(account).unwrap();
         let change = AccountChange {
             display_name: Some(mark.to_owned()),
-            suspended: Some(dice.is_one_of(1, 4)),
+            suspended: Some(is_suspended),
             ..AccountChange::default()
         };
         let update = AccountUpdate { id, change, expected: None };
@@ -458,12 +503,7 @@ impl Cast {
         Ok((Some(receipt.revision), Some(receipt)))
     }
 
-    async fn apply_policy(
-        &self,
-        node: &Running,
-        mark: &str,
-        dice: &mut Dice,
-    ) -> Result<(Option<Position>, Option<Receipt>), Error> {
+    async fn apply_policy(&self, node: &Running, mark: &str, dice: &mut Dice) -> Changed {
         let operator = self.admitted::<WritePolicy>(node).await?;
         let update = PolicyUpdate {
             policy: some_policy(mark, dice),
@@ -496,7 +536,9 @@ async fn found(world: &World, chance: &Chance) -> (String, Vec<Held>) {
     let token = || Token::generate(&prefix, Environment::Live, chance);
     let secret = |token: &Token| NewSecret { digest: token.digest(), hint: token.hint() };
     let root = token();
-    done(Command::Seed { policy: some_policy("first", &mut dice), secret: secret(&root) }).await;
+    let policy = some_policy("first", &mut dice);
+    let policy = if world.shape.is_scripted { scripts::policy() } else { policy };
+    done(Command::Seed { policy, secret: secret(&root) }).await;
     for account in ACCOUNTS {
         let new = NewAccount {
             id: AccountId::parse(account),
@@ -509,7 +551,9 @@ async fn found(world: &World, chance: &Chance) -> (String, Vec<Held>) {
     let mut keys = Vec::new();
     for number in 0..KEYS {
         let token = token();
-        let new = new_key(ACCOUNTS[number % ACCOUNTS.len()], "a key", some_scopes(&mut dice));
+        let scopes = some_scopes(&mut dice);
+        let scopes = if world.shape.is_scripted { scripts::scopes() } else { scopes };
+        let new = new_key(ACCOUNTS[number % ACCOUNTS.len()], "a key", scopes);
         let made = done(Command::CreateKey { new, secret: secret(&token), request: None }).await;
         let id = made.keys.first().map(|key| key.id);
         keys.push(Held { token: token.expose().into(), digest: token.digest(), id });
@@ -520,7 +564,7 @@ async fn found(world: &World, chance: &Chance) -> (String, Vec<Held>) {
     (root.expose().to_owned(), keys)
 }
 
-fn new_key(account: &str, mark: &str, scopes: Vec<ScopePattern>) -> NewKey {
+pub(crate) fn new_key(account: &str, mark: &str, scopes: Vec<ScopePattern>) -> NewKey {
     NewKey {
         account: AccountId::parse(account).unwrap(),
         display_name: mark.to_owned(),
@@ -538,10 +582,21 @@ fn some_scopes(dice: &mut Dice) -> Vec<ScopePattern> {
 }
 
 fn some_policy(mark: &str, dice: &mut Dice) -> Policy {
-    let bound = dice.pick(&[500, 1_000, 2_000]);
-    let grace = dice.pick(&[0, 3_000, 10_000]);
-    let implies = if dice.is_one_of(1, 2) { r#"implies = ["memory:read"]"# } else { "" };
+    let bound = *dice.pick(&[500, 1_000, 2_000]);
+    let grace = *dice.pick(&[0, 3_000, 10_000]);
+    let does_imply = dice.is_one_of(1, 2);
     let strict = dice.is_one_of(1, 2);
+    policy_of(mark, [bound, grace], does_imply, strict)
+}
+
+/// With these bounds in milliseconds; whoever may write may read, or not, and to write is strict, or not.
+pub(crate) fn policy_of(
+    mark: &str,
+    [bound, grace]: [u64; 2],
+    does_imply: bool,
+    strict: bool,
+) -> Policy {
+    let implies = if does_imply { r#"implies = ["memory:read"]"# } else { "" };
     Policy::from_toml(&format!(
         r#"
         bound_ms = {bound}

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::calls::{Call, Whom};
 use crate::dice::Dice;
 use crate::world::World;
 
@@ -61,30 +62,37 @@ impl Redis {
         let folder =
             std::env::temp_dir().join(format!("latchkey-sim-{}-{number}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
-        let listener = UnixListener::bind(socket(&folder)).unwrap();
         let (words, _) = broadcast::channel(1_024);
         let mut tasks = JoinSet::new();
-        let (of_world, of_words, dice) = (Arc::clone(world), words.clone(), dice.clone());
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            for number in 0.. {
-                let (stream, _) = listener.accept().await.unwrap();
-                let connection = Connection {
-                    world: Arc::clone(&of_world),
-                    words: of_words.clone(),
-                    heard: of_words.subscribe(),
-                    dice: dice.apart(100 + number),
-                    stream,
-                    is_subscribed: false,
-                };
-                connections.spawn(connection.serve());
-            }
-        });
+        let connections = Arc::new(AtomicU64::new(0));
+        for node in 0..world.shape.nodes {
+            let listener = UnixListener::bind(socket(&folder, node)).unwrap();
+            let (of_world, of_words) = (Arc::clone(world), words.clone());
+            let (dice, connections) = (dice.clone(), Arc::clone(&connections));
+            tasks.spawn(async move {
+                let mut served = JoinSet::new();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let number = connections.fetch_add(1, Ordering::Relaxed);
+                    let connection = Connection {
+                        world: Arc::clone(&of_world),
+                        node,
+                        words: of_words.clone(),
+                        heard: of_words.subscribe(),
+                        dice: dice.apart(100 + number),
+                        stream,
+                        is_subscribed: false,
+                    };
+                    served.spawn(connection.serve());
+                }
+            });
+        }
         Self { world: Arc::clone(world), folder, words, tasks }
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("redis+unix://{}", socket(&self.folder).display())
+    /// Where this node finds it.
+    pub(crate) fn url(&self, node: usize) -> String {
+        format!("redis+unix://{}", socket(&self.folder, node).display())
     }
 
     /// Ends all connections; new ones end at once, until it is back.
@@ -106,12 +114,14 @@ impl Drop for Redis {
     }
 }
 
-fn socket(folder: &Path) -> PathBuf {
-    folder.join("redis.sock")
+fn socket(folder: &Path, node: usize) -> PathBuf {
+    folder.join(format!("{node}.sock"))
 }
 
 struct Connection {
     world: Arc<World>,
+    /// Whose it is.
+    node: usize,
     words: broadcast::Sender<Word>,
     heard: broadcast::Receiver<Word>,
     dice: Dice,
@@ -121,6 +131,10 @@ struct Connection {
 
 impl Connection {
     async fn serve(mut self) {
+        let call = self.call("connect");
+        if call.before().await.is_err() || call.after().await.is_err() {
+            return;
+        }
         let mut received = Vec::new();
         loop {
             let mut part = [0; 4_096];
@@ -128,8 +142,12 @@ impl Connection {
                 biased;
                 word = self.heard.recv() => match word {
                     Ok(Word::Published(message)) if self.is_subscribed => {
+                        let call = self.call("a push");
+                        if call.before().await.is_err() {
+                            continue;
+                        }
                         let push = array(&[b"message", CHANNEL, &message]);
-                        if self.stream.write_all(&push).await.is_err() {
+                        if self.stream.write_all(&push).await.is_err() || call.after().await.is_err() {
                             return;
                         }
                     }
@@ -151,8 +169,16 @@ impl Connection {
         }
     }
 
+    fn call(&self, what: &str) -> Call {
+        self.world.call(self.node, Whom::Redis, what, Duration::MAX)
+    }
+
     /// The answer; `None` hangs up.
     async fn answer(&mut self, words: &[Vec<u8>]) -> Option<Vec<u8>> {
+        let call = self.call(&String::from_utf8_lossy(&words[0]));
+        if call.before().await.is_err() {
+            return Some(b"-ERR of some kind\r\n".to_vec());
+        }
         let millis =
             if self.dice.is_one_of(1, 20) { self.dice.below(40) } else { self.dice.below(3) };
         sleep(Duration::from_millis(millis)).await;
@@ -177,7 +203,7 @@ impl Connection {
         if is_lie {
             self.world.count("Redis lied");
         }
-        Some(match &*words[0].to_ascii_uppercase() {
+        let answer = match &*words[0].to_ascii_uppercase() {
             b"SET" => {
                 self.set(name, words[2].clone(), is_lie);
                 b"+OK\r\n".to_vec()
@@ -194,7 +220,9 @@ impl Connection {
             b"PING" if self.is_subscribed => array(&[b"pong", b""]),
             b"PING" => b"+PONG\r\n".to_vec(),
             _ => b"+OK\r\n".to_vec(),
-        })
+        };
+        call.after().await.ok()?;
+        Some(answer)
     }
 
     fn set(&mut self, name: Vec<u8>, value: Vec<u8>, is_lie: bool) {

@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::books::{Books, Transaction};
+use crate::calls::{Call, Lost, Whom};
 use crate::dice::Dice;
 use crate::world::World;
 
@@ -45,9 +46,6 @@ struct Way {
     node: usize,
     dice: Mutex<Dice>,
 }
-
-/// What was on its way when it was cut.
-struct Lost;
 
 impl Way {
     /// A message one way. The error: it was lost, and the connection with it.
@@ -78,6 +76,11 @@ impl Way {
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// One statement, whose answer is waited for so long.
+    fn call(&self, what: &str, waits: Duration) -> Call {
+        self.world.call(self.node, Whom::Store, what, waits)
     }
 
     fn is_one_of(&self, times: u64, of: u64) -> bool {
@@ -139,10 +142,17 @@ impl SimStore {
         }
     }
 
-    async fn look_up<T>(&self, find: impl FnOnce(&Books) -> T) -> Result<T, StoreError> {
+    async fn look_up<T>(
+        &self,
+        what: &str,
+        find: impl FnOnce(&Books) -> T,
+    ) -> Result<T, StoreError> {
         let looked = async {
+            let call = self.way.call(what, LOOK_UP_TIME_MAX);
+            call.before().await?;
             self.way.travel().await?;
             let found = find(&self.way.books());
+            call.after().await?;
             self.way.travel().await?;
             Ok(found)
         };
@@ -182,6 +192,8 @@ impl Store for SimStore {
         way.travel().await.map_err(lost)?;
         let must_renew = ask.must_renew || is_new;
         if let Some(row) = ask.node.as_ref().filter(|_| must_renew) {
+            let call = way.call("row", ask.time_max);
+            call.before().await.map_err(lost)?;
             way.until_it_may_commit().await;
             let now = way.world.time();
             way.note_node(row, now);
@@ -190,9 +202,13 @@ impl Store for SimStore {
                 let millis = way.below(60);
                 sleep(Duration::from_millis(millis)).await;
             }
+            call.after().await.map_err(lost)?;
         }
+        let call = way.call("read", ask.time_max);
+        call.before().await.map_err(lost)?;
         let mut batch = way.books().read(ask);
         batch.is_renewed = ask.node.is_some() && must_renew;
+        call.after().await.map_err(lost)?;
         way.travel().await.map_err(lost)?;
         on.is_done = true;
         way.world.note(format_args!(
@@ -205,7 +221,13 @@ impl Store for SimStore {
     async fn mutate(&self, mutation: Mutation) -> Result<Result<Done, Error>, StoreError> {
         let way = Arc::clone(&self.way);
         // What is said before the commit changes nothing.
-        match timeout(ANSWER_TIME_MAX, way.travel()).await {
+        let before_commit = async {
+            let call = way.call("rows", ANSWER_TIME_MAX);
+            call.before().await?;
+            way.travel().await?;
+            call.after().await
+        };
+        match timeout(ANSWER_TIME_MAX, before_commit).await {
             Ok(Ok(())) => {}
             Ok(Err(Lost)) => return Err(unavailable("the connection was lost")),
             Err(_) => return Err(unavailable("it does not answer")),
@@ -214,6 +236,10 @@ impl Store for SimStore {
         let commits = Arc::clone(&self.commits);
         // The commit is on its way, whether anybody waits for it or not.
         tokio::spawn(async move {
+            let call = way.call("commit", ANSWER_TIME_MAX);
+            if call.before().await.is_err() {
+                return;
+            }
             // What is lost with a connection may have come through before.
             if way.travel().await.is_err() && way.is_one_of(1, 2) {
                 return;
@@ -236,7 +262,7 @@ impl Store for SimStore {
                     commit.send_replace(position.n);
                 }
             }
-            if way.travel().await.is_ok() {
+            if call.after().await.is_ok() && way.travel().await.is_ok() {
                 let _ = answer.send(passed);
             }
         });
@@ -249,7 +275,7 @@ impl Store for SimStore {
     }
 
     async fn changed(&self, after: u64, most: u32) -> Result<Vec<Change>, StoreError> {
-        self.look_up(|books| {
+        self.look_up("changed", |books| {
             let later = books.changes.iter().rev().filter(|change| change.position.n > after);
             let later = later.take(usize::try_from(most).unwrap());
             later.cloned().collect()
@@ -258,15 +284,15 @@ impl Store for SimStore {
     }
 
     async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.look_up(|books| books.keys.get(&id).cloned()).await
+        self.look_up("key", |books| books.keys.get(&id).cloned()).await
     }
 
     async fn key_by_digest(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
-        self.look_up(|books| books.key_of(digest).cloned()).await
+        self.look_up("key_by_digest", |books| books.key_of(digest).cloned()).await
     }
 
     async fn list_keys(&self, query: &KeyQuery) -> Result<Vec<KeyRecord>, StoreError> {
-        self.look_up(|books| {
+        self.look_up("list_keys", |books| {
             let is_of =
                 |key: &&KeyRecord| query.account.as_ref().is_none_or(|it| *it == key.account);
             books.keys.values().filter(is_of).take(query.limit as usize).cloned().collect()
@@ -279,11 +305,15 @@ impl Store for SimStore {
         id: &AccountId,
         _: Timestamp,
     ) -> Result<Option<(Account, u32)>, StoreError> {
-        self.look_up(|books| books.accounts.get(id).map(|account| (account.clone(), 0))).await
+        self.look_up("account", |books| books.accounts.get(id).map(|account| (account.clone(), 0)))
+            .await
     }
 
     async fn list_accounts(&self, _: &AccountQuery) -> Result<Vec<(Account, u32)>, StoreError> {
-        self.look_up(|books| books.accounts.values().map(|it| (it.clone(), 0)).collect()).await
+        self.look_up("list_accounts", |books| {
+            books.accounts.values().map(|it| (it.clone(), 0)).collect()
+        })
+        .await
     }
 
     async fn audit(&self, _: &AuditQuery) -> Result<AuditPage, StoreError> {
@@ -291,7 +321,7 @@ impl Store for SimStore {
     }
 
     async fn policy(&self) -> Result<(Policy, Position), StoreError> {
-        self.look_up(|books| books.policy.clone().unwrap()).await
+        self.look_up("policy", |books| books.policy.clone().unwrap()).await
     }
 
     async fn keep_time(&self, _: Timestamp) -> Result<(), StoreError> {
@@ -299,18 +329,18 @@ impl Store for SimStore {
     }
 
     async fn kept_time(&self) -> Result<Timestamp, StoreError> {
-        self.look_up(|books| books.at).await
+        self.look_up("kept_time", |books| books.at).await
     }
 
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.look_up(|_| Some(self.way.world.time())).await
+        self.look_up("now", |_| Some(self.way.world.time())).await
     }
 
     async fn connect(&self) -> Result<(), StoreError> {
         if self.connection.load(Ordering::Relaxed) > 0 {
             return Ok(());
         }
-        self.look_up(|_| ()).await
+        self.look_up("connect", |_| ()).await
     }
 
     fn is_shared(&self) -> bool {
@@ -319,7 +349,7 @@ impl Store for SimStore {
 
     async fn nodes(&self, query: NodeQuery) -> Result<Option<Nodes>, StoreError> {
         let now = || self.way.world.time();
-        let found = self.look_up(|books| {
+        let found = self.look_up("nodes", |books| {
             let shows = query.shown.is_none_or(|shown| books.shows(shown));
             shows.then(|| {
                 let nodes = books.nodes.values().map(|(row, renewed)| NodeState {
@@ -335,11 +365,14 @@ impl Store for SimStore {
     }
 
     async fn leave(&self, boot_id: u64) -> Result<(), StoreError> {
-        self.way.travel().await.map_err(|Lost| unavailable("the connection was lost"))?;
+        let lost = |Lost| unavailable("the connection was lost");
+        let call = self.way.call("leave", LOOK_UP_TIME_MAX);
+        call.before().await.map_err(lost)?;
+        self.way.travel().await.map_err(lost)?;
         if !self.way.is_deposed() {
             Arc::make_mut(&mut self.way.world.state().books).nodes.remove(&boot_id);
         }
-        Ok(())
+        call.after().await.map_err(lost)
     }
 
     fn commits(&self) -> watch::Receiver<u64> {

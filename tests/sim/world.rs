@@ -12,12 +12,15 @@ use latchkey::store::MacKeys;
 use tokio::time::Instant;
 
 use crate::books::Books;
+use crate::calls::{Call, Calls, Whom};
 use crate::chaos;
 use crate::dice::Dice;
 use crate::judge;
 use crate::people::{self, Act, Check};
 use crate::redis::Lies;
 
+/// How soon a node answers as before when a call of its has ended that was disturbed.
+pub(crate) const HEALED_AFTER: Duration = Duration::from_secs(1);
 /// When it begins.
 const BEGIN: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
@@ -27,6 +30,7 @@ pub(crate) struct World {
     is_told: bool,
     pub(crate) shape: Shape,
     state: Mutex<State>,
+    calls: Mutex<Calls>,
 }
 
 /// What differs from one seed to the next, and stays as it is.
@@ -38,6 +42,8 @@ pub(crate) struct Shape {
     pub(crate) has_redis: bool,
     /// Whether the store may go back in time.
     pub(crate) may_revert: bool,
+    /// Whether all that happens stands in a script. Clocks are right then, and nothing is drawn but how long messages take.
+    pub(crate) is_scripted: bool,
 }
 
 pub(crate) struct State {
@@ -88,16 +94,8 @@ pub(crate) struct Outcome {
 
 /// Runs one seed.
 pub(crate) fn run(seed: u64, span: Duration, is_told: bool) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    // What the nodes say goes where the rest of it goes.
-    let log = tracing_subscriber::fmt().with_ansi(false).without_time().finish();
-    let _told = is_told.then(|| tracing::subscriber::set_default(log));
-    runtime.block_on(async {
-        let world = World::new(seed, is_told);
+    simulate(is_told, async {
+        let world = World::drawn(seed, is_told);
         let cast = people::Cast::assemble(&world).await;
         chaos::rule(&world, &cast, span).await;
         let mut faults = cast.end().await;
@@ -107,9 +105,22 @@ pub(crate) fn run(seed: u64, span: Duration, is_told: bool) -> Outcome {
     })
 }
 
+/// Has this happen in a time of its own.
+pub(crate) fn simulate<T>(is_told: bool, work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    // What the nodes say goes where the rest of it goes.
+    let log = tracing_subscriber::fmt().with_ansi(false).without_time().finish();
+    let _told = is_told.then(|| tracing::subscriber::set_default(log));
+    runtime.block_on(work)
+}
+
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "this is where time begins")]
-    fn new(seed: u64, is_told: bool) -> Arc<Self> {
+    /// One that differs from seed to seed.
+    fn drawn(seed: u64, is_told: bool) -> Arc<Self> {
         let dice = Dice::new(seed);
         let mut drawn = dice.apart(1);
         let shape = Shape {
@@ -121,7 +132,16 @@ impl World {
             },
             has_redis: !drawn.is_one_of(1, 6),
             may_revert: drawn.is_one_of(1, 3),
+            is_scripted: false,
         };
+        let world = Self::new(dice, shape, is_told);
+        world.note(format_args!("seed {seed}: {:?}", world.shape));
+        world
+    }
+
+    /// One in which nothing has happened.
+    #[expect(clippy::disallowed_methods, reason = "this is where time begins")]
+    pub(crate) fn new(dice: Dice, shape: Shape, is_told: bool) -> Arc<Self> {
         let entropy = Chance::new(dice.apart(2));
         let mac_keys = MacKeys { current: MacKey::generate(&entropy), previous: None };
         let books = Arc::new(Books::new(entropy.number() >> 1, mac_keys));
@@ -139,9 +159,8 @@ impl World {
             trace: DefaultHasher::new(),
         };
         let started = Instant::now();
-        let world = Self { started, dice, is_told, shape, state: Mutex::new(state) };
-        world.note(format_args!("seed {seed}: {:?}", world.shape));
-        Arc::new(world)
+        let (state, calls) = (Mutex::new(state), Mutex::default());
+        Arc::new(Self { started, dice, is_told, shape, state, calls })
     }
 
     /// Since it began.
@@ -160,9 +179,33 @@ impl World {
     }
 
     /// What a node goes by: it counts this much of each second.
-    pub(crate) fn clock_at_rate(&self, rate: f64) -> impl Fn() -> Duration + Send + Sync + 'static {
-        let started = self.started;
-        move || started.elapsed().mul_f64(rate)
+    pub(crate) fn clock_at_rate(
+        self: &Arc<Self>,
+        node: usize,
+        rate: f64,
+    ) -> impl Fn() -> Duration + Send + Sync + 'static {
+        let world = Arc::clone(self);
+        move || {
+            let _ = world.call(node, Whom::Clock, "now", Duration::ZERO);
+            world.calls().clock(node, world.now().mul_f64(rate))
+        }
+    }
+
+    /// A node calls, and waits for so long for the answer.
+    pub(crate) fn call(&self, node: usize, whom: Whom, what: &str, waits: Duration) -> Call {
+        let now = self.now();
+        let fault = self.calls().count(node, whom, what, now);
+        if let Some(fault) = fault {
+            self.note(format_args!("node {node}: what it calls, {whom:?} {what}: {fault:?}"));
+            if fault.is_trouble(whom) {
+                self.excuse(node, now + fault.lasts(waits) + HEALED_AFTER);
+            }
+        }
+        Call::new(fault)
+    }
+
+    pub(crate) fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -185,7 +228,11 @@ impl World {
     /// Nobody can expect an answer of this node for so long, and for a moment after that.
     pub(crate) fn trouble(&self, node: usize, span: Duration) {
         const AFTER: Duration = Duration::from_secs(3);
-        let until = self.now() + span + AFTER;
+        self.excuse(node, self.now() + span + AFTER);
+    }
+
+    /// Nobody can expect an answer of this node until then.
+    pub(crate) fn excuse(&self, node: usize, until: Duration) {
         let link = &mut self.state().links[node];
         link.troubled_until = link.troubled_until.max(until);
     }
