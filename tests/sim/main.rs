@@ -8,6 +8,8 @@
 //!     LATCHKEY_SIM_SEED=17 cargo test --test sim                one, and all that happened
 //!     tests/sim/run --seeds 50000                               many, in a release build
 //!     tests/sim/rules                                           which seed notices that a rule is not kept
+//!
+//! `nth` draws nothing: it plays scripts, and disturbs the calls that nodes make in them one after the other.
 
 #![expect(clippy::unwrap_used, reason = "a simulation that cannot go on says so by panicking")]
 
@@ -31,6 +33,7 @@ mod nth;
 mod people;
 mod redis;
 mod scripts;
+mod stage;
 mod store;
 mod world;
 

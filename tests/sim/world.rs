@@ -20,7 +20,7 @@ use crate::people::{self, Act, Check};
 use crate::redis::Lies;
 
 /// How soon a node answers as before when a call of its has ended that was disturbed.
-pub(crate) const HEALED_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const HEALED_AFTER: Duration = Duration::from_millis(500);
 /// When it begins.
 const BEGIN: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
