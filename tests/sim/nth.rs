@@ -31,7 +31,7 @@ use crate::{asked, asked_text, say};
 const SEED: u64 = 1;
 /// How long nodes go on before a script begins, so that all are connected, and how long one may take.
 const BEFORE: Duration = Duration::from_secs(1);
-const PLAYED_WITHIN: Duration = Duration::from_secs(120);
+const PLAYED_WITHIN: Duration = Duration::from_mins(2);
 /// One in so many is tried, if nobody asks for another: a prime, so that every fault has its turn.
 const STRIDE: u64 = 23;
 /// So many that fail say enough.
@@ -174,14 +174,14 @@ fn play(scenario: Scenario, planned: Option<Disturbance>, is_told: bool) -> Run 
 async fn on_stage(scenario: Scenario, planned: Option<Disturbance>, is_told: bool) -> Run {
     let world = World::new(Dice::new(SEED), scenario.shape(), is_told);
     world.calls().planned = planned;
-    let stage = Stage::set(&world).await;
+    let set = Stage::set(&world).await;
     sleep(BEFORE).await;
     world.calls().are_counted = true;
-    let is_over = timeout(PLAYED_WITHIN, scenario.play(&stage)).await.is_ok();
+    let is_over = timeout(PLAYED_WITHIN, scenario.play(&set)).await.is_ok();
     world.calls().are_counted = false;
-    stage.calm().await;
-    let mut faults = stage.cast.end().await;
-    faults.append(&mut stage.faults.lock().unwrap());
+    set.calm().await;
+    let mut faults = set.cast.end().await;
+    faults.append(&mut set.faults.lock().unwrap());
     let calls = std::mem::take(&mut *world.calls());
     if !is_over {
         faults.push("the script does not come to its end".to_owned());
@@ -211,7 +211,7 @@ fn healed(state: &State, planned: Disturbance, struck: &Struck) -> Duration {
         |said: &Said| is_marked(said) || matches!(said, Said::Unavailable(_) | Said::GivenUp);
     let checks = state.checks.iter().filter(|it| it.node == planned.node && !is_scripted);
     let bad = checks.filter(|it| it.answered >= struck.at && is_bad(&it.said));
-    bad.map(|it| it.answered - struck.at).max().unwrap_or_default()
+    bad.map(|it| it.answered.saturating_sub(struck.at)).max().unwrap_or_default()
 }
 
 const fn is_marked(said: &Said) -> bool {

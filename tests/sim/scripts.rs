@@ -154,7 +154,7 @@ async fn lease(stage: &Stage) {
         let mut said = [const { Vec::new() }; 2];
         while stage.world.now() < begun + CUT {
             for (said, scope) in said.iter_mut().zip([READ, WRITE]) {
-                said.push((stage.world.now() - begun, stage.ask(1, 4, scope).await));
+                said.push((stage.world.now().saturating_sub(begun), stage.ask(1, 4, scope).await));
             }
             sleep(Duration::from_millis(90)).await;
         }

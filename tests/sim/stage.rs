@@ -102,7 +102,7 @@ impl Stage {
                 do_agree &=
                     judge::truth(&self.books(), &held.digest, WRITE).is_said_by(&said, false);
             }
-            let waited = self.world.now() - begun;
+            let waited = self.world.now().saturating_sub(begun);
             if do_agree || waited > AGREE_MAX {
                 return waited;
             }
@@ -255,7 +255,7 @@ async fn look_closely(cast: &Cast) {
         sleep(WATCH_EVERY).await;
         let calls = cast.world.calls();
         if let (Some(planned), Some(struck)) = (calls.planned, &calls.struck) {
-            break (planned.node, struck.at + LATE - BEFORE);
+            break (planned.node, (struck.at + LATE).saturating_sub(BEFORE));
         }
     };
     sleep(from.saturating_sub(cast.world.now())).await;
