@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Late,
     /// It is done at once, and answered five seconds later, by what was so then.
     LateAnswer,
+    /// It is done at once, and answered just before nobody waits for it any more.
+    Slow,
     /// The clock tells the same time for as much as it may run wrong within a bound.
     StandsStill,
     /// The clock goes back by as much.
@@ -76,7 +78,11 @@ pub(crate) struct Struck {
 
 /// A call, with what becomes of it.
 #[must_use]
-pub(crate) struct Call(Option<Fault>);
+pub(crate) struct Call {
+    fault: Option<Fault>,
+    /// How long it is waited for.
+    waits: Duration,
+}
 
 /// It comes to nothing.
 pub(crate) struct Lost;
@@ -121,13 +127,13 @@ impl Calls {
 }
 
 impl Call {
-    pub(crate) const fn new(fault: Option<Fault>) -> Self {
-        Self(fault)
+    pub(crate) const fn new(fault: Option<Fault>, waits: Duration) -> Self {
+        Self { fault, waits }
     }
 
     /// On its way there.
     pub(crate) async fn before(&self) -> Result<(), Lost> {
-        match self.0 {
+        match self.fault {
             Some(Fault::Fails) => return Err(Lost),
             Some(Fault::Hangs) => std::future::pending().await,
             Some(Fault::Late) => sleep(LATE).await,
@@ -138,10 +144,11 @@ impl Call {
 
     /// On the way back.
     pub(crate) async fn after(&self) -> Result<(), Lost> {
-        match self.0 {
+        match self.fault {
             Some(Fault::AnswerLost) => return Err(Lost),
             Some(Fault::HangsDone) => std::future::pending().await,
             Some(Fault::LateAnswer) => sleep(LATE).await,
+            Some(Fault::Slow) => sleep(Fault::Slow.lasts(self.waits)).await,
             _ => {}
         }
         Ok(())
@@ -149,13 +156,14 @@ impl Call {
 }
 
 impl Fault {
-    const ALL: [(Self, &str); 10] = [
+    const ALL: [(Self, &str); 11] = [
         (Self::Fails, "fails"),
         (Self::AnswerLost, "answer-lost"),
         (Self::Hangs, "hangs"),
         (Self::HangsDone, "hangs-done"),
         (Self::Late, "late"),
         (Self::LateAnswer, "late-answer"),
+        (Self::Slow, "slow"),
         (Self::StandsStill, "stands-still"),
         (Self::GoesBack, "goes-back"),
         (Self::Naps, "naps"),
@@ -172,6 +180,7 @@ impl Fault {
                 Self::HangsDone,
                 Self::Late,
                 Self::LateAnswer,
+                Self::Slow,
             ],
             Whom::Clock => &[Self::StandsStill, Self::GoesBack, Self::Naps, Self::Sleeps],
         }
@@ -182,6 +191,7 @@ impl Fault {
         match self {
             Self::Hangs | Self::HangsDone => waits,
             Self::Late | Self::LateAnswer => waits.min(LATE),
+            Self::Slow => waits * 3 / 4,
             _ => Duration::ZERO,
         }
     }

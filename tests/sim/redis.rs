@@ -17,6 +17,8 @@ use crate::calls::{Call, Whom};
 use crate::dice::Dice;
 use crate::world::World;
 
+/// How long nodes wait for an answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(20);
 const CHANNEL: &[u8] = b"latchkey:changes";
 
 /// How it is at present.
@@ -170,7 +172,7 @@ impl Connection {
     }
 
     fn call(&self, what: &str) -> Call {
-        self.world.call(self.node, Whom::Redis, what, Duration::MAX)
+        self.world.call(self.node, Whom::Redis, what, ANSWER_TIME_MAX)
     }
 
     /// The answer; `None` hangs up.

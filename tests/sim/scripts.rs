@@ -104,7 +104,11 @@ async fn fill(stage: &Stage) {
     let made = stage.create(0).await;
     let waited = stage.agree(made).await;
     stage.demand("a key that was made elsewhere is known", waited < BY_POLL);
-    stage.revoke(0, 3, Duration::ZERO).await;
+    tokio::join!(
+        stage.revoke(0, 3, Duration::ZERO),
+        stage.ask(1, 3, WRITE),
+        stage.ask(2, 3, WRITE)
+    );
     for node in [0, 1, 2] {
         stage.ask(node, 3, WRITE).await;
     }

@@ -201,7 +201,7 @@ impl World {
                 self.excuse(node, now + fault.lasts(waits) + HEALED_AFTER);
             }
         }
-        Call::new(fault)
+        Call::new(fault, waits)
     }
 
     pub(crate) fn calls(&self) -> MutexGuard<'_, Calls> {
