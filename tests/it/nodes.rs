@@ -25,6 +25,7 @@ mod counts;
 mod crash_loop;
 mod fills;
 mod flood;
+mod liar;
 mod log;
 mod maker;
 mod many_keys;
@@ -33,6 +34,7 @@ mod pooled;
 mod put_back;
 mod revoke;
 pub(crate) mod rolling;
+mod stale_fill;
 mod store_down;
 mod verdict;
 

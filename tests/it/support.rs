@@ -17,6 +17,7 @@ mod disk;
 mod echo;
 mod faulty;
 pub(crate) mod frames;
+pub(crate) mod liar;
 pub(crate) mod pgbouncer;
 pub(crate) mod pki;
 pub(crate) mod postgres;

@@ -44,6 +44,8 @@ pub(super) struct Check {
     pub(super) sent: Instant,
     pub(super) answered: Instant,
     pub(super) said: Said,
+    /// Whether it was said by what may be too old, allowed or not.
+    pub(super) is_marked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,17 +91,22 @@ impl Client {
             ..Default::default()
         };
         let sent = now();
+        let mut is_marked = false;
         let said =
             match tokio::time::timeout(self.patience, self.decisions.authorize(request)).await {
                 Err(_) => Said::Nothing,
                 Ok(Err(status)) => Said::Failed(status.code()),
-                Ok(Ok(answer)) => match answer.into_inner() {
-                    answer if answer.allowed && answer.stale => Said::Stale,
-                    answer if answer.allowed => Said::Allowed,
-                    answer => Said::Denied(answer.reason()),
-                },
+                Ok(Ok(answer)) => {
+                    let answer = answer.into_inner();
+                    is_marked = answer.stale;
+                    match answer.allowed {
+                        true if answer.stale => Said::Stale,
+                        true => Said::Allowed,
+                        false => Said::Denied(answer.reason()),
+                    }
+                }
             };
-        Check { node: self.node, question, sent, answered: now(), said }
+        Check { node: self.node, question, sent, answered: now(), said, is_marked }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use latchkey::clock::Timestamp;
-use latchkey::key::KeyId;
+use latchkey::key::{Actor, KeyId};
 use latchkey::machine::MachineEntropy;
 use latchkey::token::{Environment, Prefix, Token};
 use sqlx::postgres::PgConnection;
@@ -22,6 +22,7 @@ const SCOPE: &str = "memory:read";
 /// Keys by their numbers, in the order of their ids.
 pub(super) struct ManyKeys {
     tokens: Vec<Arc<str>>,
+    stand: Stand,
 }
 
 /// What the store is at.
@@ -36,6 +37,11 @@ struct Stand {
 impl ManyKeys {
     /// Writes so many into a store that has no node yet. They are as of its last change: nobody hears of them.
     pub(super) async fn write(cluster: &Cluster, count: usize) -> Self {
+        Self::write_in_groups(cluster, count, 1).await
+    }
+
+    /// The same; the first of so many has made the others.
+    pub(super) async fn write_in_groups(cluster: &Cluster, count: usize, of_each: usize) -> Self {
         // It makes the schema, the policy and the root key.
         let mut first = cluster.node(Server::build()).start().await;
         assert!(first.stop().await.success());
@@ -46,9 +52,9 @@ impl ManyKeys {
             .unwrap();
         let stand = Stand { epoch, n, tag, at };
         write_accounts(&mut store, count.div_ceil(OF_AN_ACCOUNT)).await;
-        let tokens = write_keys(&mut store, count, stand).await;
+        let tokens = write_keys(&mut store, count, of_each, stand).await;
         sqlx::raw_sql("ANALYZE keys").execute(&mut store).await.unwrap();
-        Self { tokens }
+        Self { tokens, stand }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -57,6 +63,10 @@ impl ManyKeys {
 
     pub(super) fn token(&self, number: usize) -> &str {
         &self.tokens[number]
+    }
+
+    pub(super) fn id(&self, number: usize) -> KeyId {
+        self.stand.id(number)
     }
 
     /// A question that this key is allowed.
@@ -84,7 +94,18 @@ async fn write_accounts(store: &mut PgConnection, count: usize) {
     .unwrap();
 }
 
-async fn write_keys(store: &mut PgConnection, count: usize, stand: Stand) -> Vec<Arc<str>> {
+impl Stand {
+    fn id(self, number: usize) -> KeyId {
+        KeyId::new(Timestamp::from_micros(self.at), number as u64, 0)
+    }
+}
+
+async fn write_keys(
+    store: &mut PgConnection,
+    count: usize,
+    of_each: usize,
+    stand: Stand,
+) -> Vec<Arc<str>> {
     let prefix = Prefix::parse("hm").unwrap();
     let mut tokens = Vec::with_capacity(count);
     let mut copy = store
@@ -98,7 +119,11 @@ async fn write_keys(store: &mut PgConnection, count: usize, stand: Stand) -> Vec
     let mut rows = String::new();
     for number in 0..count {
         let token = Token::generate(&prefix, Environment::Live, &MachineEntropy);
-        push_row(&mut rows, number, &token, stand);
+        let maker = match number % of_each {
+            0 => Actor::System("test".to_owned()),
+            part => Actor::Key(stand.id(number - part)),
+        };
+        push_row(&mut rows, number, &token, &maker, stand);
         tokens.push(token.expose().into());
         if tokens.len() % AT_ONCE == 0 || tokens.len() == count {
             copy.send(rows.as_bytes()).await.unwrap();
@@ -110,9 +135,8 @@ async fn write_keys(store: &mut PgConnection, count: usize, stand: Stand) -> Vec
 }
 
 /// As COPY takes it.
-fn push_row(rows: &mut String, number: usize, token: &Token, stand: Stand) {
-    let Stand { epoch, n, tag, at } = stand;
-    let id = KeyId::new(Timestamp::from_micros(at), number as u64, 0);
+fn push_row(rows: &mut String, number: usize, token: &Token, maker: &Actor, stand: Stand) {
+    let (Stand { epoch, n, tag, at }, id) = (stand, stand.id(number));
     let (account, hint) = (number / OF_AN_ACCOUNT, token.hint());
     write!(rows, "{id}\t1\t1\t{epoch}\t{n}\t{tag}\taccount-{account}\ta key\tlive\tdata\t")
         .unwrap();
@@ -120,5 +144,5 @@ fn push_row(rows: &mut String, number: usize, token: &Token, stand: Stand) {
     for byte in token.digest().as_bytes() {
         write!(rows, "{byte:02x}").unwrap();
     }
-    writeln!(rows, "\tsha256\t{hint}\t{at}\t{at}\tf\t[]\t{{}}\tsystem:test").unwrap();
+    writeln!(rows, "\tsha256\t{hint}\t{at}\t{at}\tf\t[]\t{{}}\t{maker}").unwrap();
 }

@@ -75,12 +75,16 @@ impl Cluster {
         builder.store(&url).environment("LATCHKEY__ROOT_TOKEN", ROOT)
     }
 
+    /// The same, by a way of its own to the database.
+    pub(crate) fn node_behind(&self, relay: &Relay, builder: Builder) -> Builder {
+        self.node(builder).store(&relay.url(&self.postgres, &self.database))
+    }
+
     /// One more, by a way of its own to the database.
     pub(crate) async fn start_behind(&mut self, relay: &Relay, read_time_max: Duration) {
-        let url = relay.url(&self.postgres, &self.database);
         let millis = read_time_max.as_millis().to_string();
         let node = Server::build().environment("LATCHKEY__STORE__READ_TIMEOUT_MS", &millis);
-        self.nodes.push(self.node(node).store(&url).start().await);
+        self.nodes.push(self.node_behind(relay, node).start().await);
     }
 
     /// Ends all connections to the database.
