@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use latchkey::proto::v1::revoke_key_request::Target;
 use latchkey::proto::v1::{DecisionReason, RevokeKeyRequest};
 use latchkey::token::Token;
@@ -34,6 +34,8 @@ const HELD_BACK: usize = 0;
 const OTHER: usize = 1;
 /// How long each answer of the store takes to the node that is held back.
 const SLOW: Duration = Duration::from_millis(20);
+/// After so many that are fast reads ask for more.
+const GOOD_READS: usize = 17;
 /// How often a key is asked for when the pause is over.
 const TIMES: usize = 3;
 /// Of so many pauses one is shorter than what a read may take.
@@ -174,7 +176,7 @@ impl Stage {
             self.commits.let_go();
             revoking.await.unwrap()
         };
-        let ((asked, held), revoked) = futures_util::future::join(asking, committing).await;
+        let ((asked, held), revoked) = join(asking, committing).await;
         let names = self.names(group);
         let outdated: Vec<_> = held
             .iter()
@@ -206,11 +208,17 @@ impl Stage {
         let gathered = group.start + 1..group.end;
         let ids: Vec<_> = gathered.clone().map(|it| self.keys.id(it).to_string()).collect();
         self.reads.hold(Hold::AnswerWith(ids.clone()));
-        // While one is read, the others are asked for, and read together.
-        let asking = futures_util::future::join(self.ask_one(group.start), async {
-            tokio::time::sleep(SLOW / 4).await;
-            self.ask(HELD_BACK, &gathered).await
-        });
+        let asking = async {
+            // On a busy machine they may be given up before they are read.
+            while self.reads.is_to_hold() {
+                // While one is read, the others are asked for, and read together.
+                let others = async {
+                    tokio::time::sleep(SLOW / 4).await;
+                    self.ask(HELD_BACK, &gathered).await
+                };
+                join(self.ask_one(group.start), others).await;
+            }
+        };
         let revoking = async {
             let piece = in_time(self.reads.until_held()).await;
             let revoked = revoke(self.operator.clone(), self.id(group)).await;
@@ -221,7 +229,7 @@ impl Stage {
             self.reads.let_go();
             (piece, revoked)
         };
-        let (_, (piece, revoked)) = futures_util::future::join(asking, revoking).await;
+        let (_, (piece, revoked)) = join(asking, revoking).await;
         let mut longest = Duration::ZERO;
         let mut denied = HashMap::new();
         let is_over = async {
@@ -242,8 +250,24 @@ impl Stage {
             }
         };
         in_time(is_over).await;
+        self.have_reads_ask_for_more().await;
         let is_in = |id: &String| piece.windows(id.len()).any(|part| part == id.as_bytes());
         (ids.iter().filter(|id| is_in(id)).count(), longest)
+    }
+
+    /// After a read that was given up reads ask for half as much, until enough of them were fast.
+    async fn have_reads_ask_for_more(&self) {
+        self.reads.answers_take(Duration::ZERO);
+        let mut operator = Operator::at(&self.channels[HELD_BACK]);
+        let made = async {
+            for number in 0..GOOD_READS {
+                let name = format!("account-of-{}-{number}", self.next);
+                // It is shown by a read of its own; one that comes to nothing counts for nothing.
+                let _ = operator.try_account(&name).await;
+            }
+        };
+        in_time(made).await;
+        self.reads.answers_take(SLOW);
     }
 
     /// Waits until the node that is held back denies all of these.

@@ -109,6 +109,11 @@ impl Relay {
         self.shared.holding.send_replace(Holding::Next(hold));
     }
 
+    /// Whether nothing has come yet that is to be held up.
+    pub(crate) fn is_to_hold(&self) -> bool {
+        self.shared.is_next(|_| true)
+    }
+
     /// Waits until something is held up; the piece that it is.
     pub(crate) async fn until_held(&self) -> Vec<u8> {
         let mut holding = self.shared.holding.subscribe();
