@@ -229,7 +229,7 @@ impl Stage {
             self.reads.let_go();
             (piece, revoked)
         };
-        let (_, (piece, revoked)) = join(asking, revoking).await;
+        let ((), (piece, revoked)) = join(asking, revoking).await;
         let mut longest = Duration::ZERO;
         let mut denied = HashMap::new();
         let is_over = async {

@@ -79,10 +79,10 @@ impl Shared {
         let Some(record) = record.filter(|record| !record.is_empty()) else { return };
         let mut at_most = None;
         self.hold.send_if_modified(|hold| {
-            let Some(hold) = hold else { return false };
-            let Some(held) = hold.held.get_mut(name) else { return false };
-            at_most = Some(hold.at_most);
-            held.record = record.to_vec();
+            let Some(Hold { at_most: most, held }) = hold else { return false };
+            let Some(answer) = held.get_mut(name) else { return false };
+            at_most = Some(*most);
+            answer.record = record.to_vec();
             false
         });
         let Some(at_most) = at_most else { return };

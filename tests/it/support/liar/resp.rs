@@ -81,7 +81,9 @@ pub(super) fn string(text: &[u8]) -> Vec<u8> {
 
 pub(super) fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut command = format!("*{}\r\n", words.len()).into_bytes();
-    words.iter().for_each(|word| command.extend(string(word)));
+    for word in words {
+        command.extend(string(word));
+    }
     command
 }
 
