@@ -9,10 +9,11 @@ use latchkey::proto::v1::account_service_client::AccountServiceClient;
 use latchkey::proto::v1::key_service_client::KeyServiceClient;
 use latchkey::proto::v1::policy_service_client::PolicyServiceClient;
 use latchkey::proto::v1::{
-    ApplyPolicyRequest, CreateAccountRequest, CreateKeyRequest, Environment, GetPolicyRequest,
+    ApplyPolicyRequest, CreateAccountRequest, CreateKeyRequest, CreateKeyResponse, Environment,
+    GetPolicyRequest,
 };
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::support::cluster::ROOT;
 use crate::support::{Authed, Caller};
@@ -23,6 +24,7 @@ mod change;
 mod changes;
 mod counts;
 mod crash_loop;
+mod failover;
 mod fills;
 mod flood;
 mod liar;
@@ -35,8 +37,11 @@ mod put_back;
 mod revoke;
 pub(crate) mod rolling;
 mod stale_fill;
+mod stood_still;
 mod store_down;
+mod taking;
 mod verdict;
+mod wall_clock;
 
 /// B and M of the policy that a new store has.
 const BOUND: Duration = Duration::from_secs(1);
@@ -56,6 +61,11 @@ struct Operator {
     policies: PolicyServiceClient<Authed>,
 }
 
+/// A busy machine may be too slow for the store; whoever asks may ask again.
+fn may_be_repeated(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown)
+}
+
 /// A key whose token is known.
 #[derive(Debug, Clone)]
 struct Held {
@@ -66,7 +76,11 @@ struct Held {
 
 impl Operator {
     fn at(node: &Channel) -> Self {
-        let root = || Caller::new(ROOT);
+        Self::of(node, ROOT)
+    }
+
+    fn of(node: &Channel, token: &str) -> Self {
+        let root = || Caller::new(token);
         Self {
             keys: KeyServiceClient::with_interceptor(node.clone(), root()),
             accounts: AccountServiceClient::with_interceptor(node.clone(), root()),
@@ -75,7 +89,13 @@ impl Operator {
     }
 
     async fn make_account(&mut self, account: &str) {
-        self.try_account(account).await.unwrap();
+        while let Err(status) = self.try_account(account).await {
+            // It was made, and nobody could say so.
+            if status.code() == Code::AlreadyExists {
+                return;
+            }
+            assert!(may_be_repeated(&status), "{status:?}");
+        }
     }
 
     async fn try_account(&mut self, account: &str) -> Result<(), Status> {
@@ -96,8 +116,18 @@ impl Operator {
             scopes: vec![scope.into()],
             ..Default::default()
         };
-        let made = self.keys.create_key(request).await.unwrap().into_inner();
+        let made = self.try_often(request).await;
         Held { id: made.key.unwrap().key_id, account: account.into(), token: made.token }
+    }
+
+    /// A key; there may be another of which nobody knows the token.
+    async fn try_often(&mut self, request: CreateKeyRequest) -> CreateKeyResponse {
+        loop {
+            match self.keys.create_key(request.clone()).await {
+                Ok(made) => return made.into_inner(),
+                Err(status) => assert!(may_be_repeated(&status), "{status:?}"),
+            }
+        }
     }
 
     /// M.

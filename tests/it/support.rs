@@ -24,13 +24,14 @@ pub(crate) mod postgres;
 pub(crate) mod redis;
 pub(crate) mod relay;
 mod server;
+pub(crate) mod wall_clock;
 
 pub(crate) use client::{Authed, Caller, message_of, reason_of};
 pub(crate) use dice::Dice;
 pub(crate) use disk::{Disk, Disturbance, Does, Survivors};
 pub(crate) use echo::{Echo, Received, plain};
 pub(crate) use faulty::{Fault, FaultyStore};
-pub(crate) use server::{Builder, Server, eventually};
+pub(crate) use server::{Builder, Server, eventually, eventually_each};
 
 /// The program under test.
 pub(crate) fn latchkey() -> &'static Path {

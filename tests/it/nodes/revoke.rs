@@ -13,12 +13,11 @@ use futures_util::stream;
 use tokio::sync::watch;
 
 use super::change::{Made, Policies, Way, effective};
-use super::log::{Check, Client, Load, Question, Said, now, wall};
+use super::log::{Check, Client, Load, Question, Said, now};
 use super::verdict::{Moment, Verdict, quantile};
-use super::{BOUND, Held, Operator, asked, plot};
+use super::{BOUND, Held, Operator, asked, may_be_repeated, plot};
 use crate::support::cluster::Cluster;
 use crate::support::say;
-use tonic::Code;
 use tonic::transport::Channel;
 
 const NODES: usize = 3;
@@ -124,7 +123,7 @@ impl Stage {
         });
         let (keys, questions): (Vec<_>, Vec<_>) =
             made.buffered(64).collect::<Vec<_>>().await.into_iter().unzip();
-        let moment = Moment { instant: now(), wall: wall() };
+        let moment = Moment::now();
         let stage = Self {
             moment,
             channels,
@@ -176,14 +175,10 @@ impl Stage {
         let node = number % self.operators.len();
         let (mut operator, key) = (self.operators[node].clone(), &self.keys[number]);
         let sent = now();
-        // A busy machine may be too slow for the store; what takes away may be asked for again.
         let receipt = loop {
             match operator.take_away(way, key, number, &self.policies).await {
                 Ok(receipt) => break receipt,
-                Err(status) => {
-                    let may_repeat = matches!(status.code(), Code::Unavailable | Code::Unknown);
-                    assert!(may_repeat, "{status:?}");
-                }
+                Err(status) => assert!(may_be_repeated(&status), "{status:?}"),
             }
         };
         let answered = now();

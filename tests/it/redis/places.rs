@@ -142,9 +142,11 @@ async fn a_cluster_is_used_as_one() {
     let ports: [u16; 3] = std::array::from_fn(|_| free_port());
     let mut nodes = Vec::new();
     for port in ports.map(|port| port.to_string()) {
-        let arguments =
-            ["--port", &port, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-        nodes.push(Redis::start_with(&arguments).await);
+        // Without a port of its own for the others it would be this one's plus 10,000, and there may be none.
+        let bus = free_port().to_string();
+        let own = ["--port", &port, "--cluster-port", &bus];
+        let more = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+        nodes.push(Redis::start_with(&[own, more].concat()).await);
     }
     for (node, (from, to)) in nodes.iter().zip([(0, 5_460), (5_461, 10_922), (10_923, 16_383)]) {
         let (from, to) = (from.to_string(), to.to_string());

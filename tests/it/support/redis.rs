@@ -3,11 +3,16 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Folder, eventually};
+
+mod group;
+
+pub(crate) use group::Group;
 
 /// How long a start may take on a busy machine.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
@@ -27,6 +32,7 @@ pub(crate) struct Redis {
     folder: Folder,
     arguments: Vec<String>,
     keeper: Option<Child>,
+    is_paused: AtomicBool,
 }
 
 impl Redis {
@@ -64,7 +70,7 @@ impl Redis {
             ["--save", ""],
         ];
         let own = own.as_flattened().iter().chain(arguments).map(|it| (*it).to_owned());
-        Self { arguments: own.collect(), folder, keeper: None }
+        Self { arguments: own.collect(), folder, keeper: None, is_paused: AtomicBool::new(false) }
     }
 
     async fn run(&mut self) {
@@ -72,6 +78,7 @@ impl Redis {
         keeper.args(["-c", UNTIL_END_OF_INPUT, "redis"]).args(&self.arguments);
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         self.keeper = Some(keeper.spawn().unwrap());
+        self.is_paused.store(false, Ordering::Relaxed);
         let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let ready = ["eady to accept connections", "Sentinel ID is"];
         eventually(START_TIME_MAX, "Redis is ready (is redis-server installed?)", || {
@@ -115,7 +122,7 @@ impl Redis {
         self.end();
     }
 
-    /// The same server again, empty.
+    /// The same server again, empty save for what it was told of others.
     pub(crate) async fn start_again(&mut self) {
         self.run().await;
     }
@@ -123,10 +130,17 @@ impl Redis {
     /// Stops it where it is: it takes connections still, and says nothing.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
+        self.is_paused.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
+        self.is_paused.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it was stopped, and did not go on since.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
     }
 
     fn signal(&self, signal: Signal) {

@@ -314,6 +314,16 @@ fn gather(
 pub(crate) async fn eventually<T>(
     at_most: Duration,
     what: &str,
+    ask: impl FnMut() -> Option<T>,
+) -> T {
+    eventually_each(Duration::from_millis(5), at_most, what, ask).await
+}
+
+/// The same with so long between a question and the next, where a question is a burden to others.
+pub(crate) async fn eventually_each<T>(
+    pause: Duration,
+    at_most: Duration,
+    what: &str,
     mut ask: impl FnMut() -> Option<T>,
 ) -> T {
     let answered = tokio::time::timeout(at_most, async {
@@ -321,7 +331,7 @@ pub(crate) async fn eventually<T>(
             if let Some(answer) = ask() {
                 return answer;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(pause).await;
         }
     });
     answered.await.unwrap_or_else(|_| panic!("not within {at_most:?}: {what}"))
