@@ -140,10 +140,11 @@ async fn behind_sentinel_the_new_master_is_used_after_a_failover() {
 #[tokio::test]
 async fn a_cluster_is_used_as_one() {
     let ports: [u16; 3] = std::array::from_fn(|_| free_port());
+    // Without a port of its own for the others it would be this one's plus 10,000, and there may be none.
+    let for_others: [u16; 3] = std::array::from_fn(|_| free_port());
     let mut nodes = Vec::new();
-    for port in ports.map(|port| port.to_string()) {
-        // Without a port of its own for the others it would be this one's plus 10,000, and there may be none.
-        let bus = free_port().to_string();
+    for (port, bus) in ports.iter().zip(for_others) {
+        let (port, bus) = (port.to_string(), bus.to_string());
         let own = ["--port", &port, "--cluster-port", &bus];
         let more = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
         nodes.push(Redis::start_with(&[own, more].concat()).await);
@@ -152,8 +153,9 @@ async fn a_cluster_is_used_as_one() {
         let (from, to) = (from.to_string(), to.to_string());
         node.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", &from, &to]);
     }
-    for port in &ports[1..] {
-        nodes[0].ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port.to_string()]);
+    for (port, bus) in ports.iter().zip(for_others).skip(1) {
+        let (port, bus) = (port.to_string(), bus.to_string());
+        nodes[0].ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
     }
     for node in &nodes {
         let is_whole = || {
