@@ -109,7 +109,8 @@ async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
         assert!(judged.wrong.is_empty(), "{}: {:#?}", outage.what, judged.wrong);
         let longest = Duration::from_millis(asked("CHANGE_MS", 5_000));
         assert!(judged.longest_change <= longest, "{judged:?}");
-        assert!(judged.longest_under_way <= longest + BOUND / 2, "{judged:?}");
+        // These may wait for two answers that do not come.
+        assert!(judged.longest_under_way <= longest * 2, "{judged:?}");
         assert!(judged.refused >= NODES, "{judged:?}");
         let back = Duration::from_millis(asked("BACK_MS", 10_000));
         assert!(judged.fresh_after <= back, "{judged:?}");
