@@ -101,61 +101,6 @@ impl From<PositionRow> for Position {
 }
 
 impl KeyRow {
-    /// The row of a record.
-    pub(super) fn of(record: &KeyRecord) -> Self {
-        let KeyRecord {
-            id,
-            account,
-            display_name,
-            environment,
-            scopes,
-            grantable_scopes,
-            digest,
-            hint,
-            create_time,
-            update_time,
-            expire_time,
-            revocation,
-            disabled,
-            allowed_cidrs,
-            labels,
-            rotated_from,
-            rotated_to,
-            created_by,
-            revision,
-            version,
-        } = record;
-        Self {
-            id: id.to_string(),
-            format: i64::from(RECORD_FORMAT),
-            version: version.cast_signed(),
-            revision: (*revision).into(),
-            account_id: account.to_string(),
-            display_name: display_name.clone(),
-            environment: environment.as_str().to_owned(),
-            class: record.class().as_str().to_owned(),
-            scopes: json(&names(scopes)),
-            grantable_scopes: json(&names(grantable_scopes)),
-            digest: digest.as_bytes().to_vec(),
-            digest_algorithm: DIGEST_ALGORITHM.to_owned(),
-            hint: hint.clone(),
-            create_time: create_time.micros(),
-            update_time: update_time.micros(),
-            expire_time: expire_time.map(Timestamp::micros),
-            revoke_time: revocation.as_ref().map(|revocation| revocation.time.micros()),
-            revoke_reason: revocation
-                .as_ref()
-                .map(|revocation| revocation.reason.as_str().to_owned()),
-            revoke_comment: revocation.as_ref().map(|revocation| revocation.comment.clone()),
-            disabled: *disabled,
-            allowed_cidrs: json(&allowed_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>()),
-            labels: json(labels),
-            rotated_from: rotated_from.map(|id| id.to_string()),
-            rotated_to: rotated_to.map(|id| id.to_string()),
-            created_by: created_by.to_string(),
-        }
-    }
-
     /// The record of this row.
     pub(super) fn into_record(self) -> Result<KeyRecord, StoreError> {
         let row = Named::of_key(&self.id);
@@ -224,35 +169,6 @@ impl KeyRow {
 }
 
 impl AccountRow {
-    /// The row of a record.
-    pub(super) fn of(account: &Account) -> Self {
-        let Account {
-            id,
-            display_name,
-            plan,
-            suspended,
-            suspend_reason,
-            labels,
-            create_time,
-            update_time,
-            revision,
-            version,
-        } = account;
-        Self {
-            id: id.to_string(),
-            format: i64::from(RECORD_FORMAT),
-            version: version.cast_signed(),
-            revision: (*revision).into(),
-            display_name: display_name.clone(),
-            plan: plan.clone(),
-            suspended: *suspended,
-            suspend_reason: suspend_reason.clone(),
-            labels: json(labels),
-            create_time: create_time.micros(),
-            update_time: update_time.micros(),
-        }
-    }
-
     /// The record of this row.
     pub(super) fn into_record(self) -> Result<Account, StoreError> {
         let row = Named::of_account(&self.id);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::database::{Database, Each, Statement, Value};
 use super::door::{Head, Made, Remembered, Rows};
-use super::row::{AccountRow, KeyRow, Named, PositionRow, compile, json, no_feed};
+use super::row::{Named, PositionRow, compile, json, names, no_feed};
 use super::sql::{
     Columns, account_row, count, counted, key_row, position, select_accounts, select_keys,
 };
@@ -14,7 +14,7 @@ use super::{Change, RequestMark, StoreError, query};
 use crate::account::{Account, AccountId, RESERVED_ACCOUNT};
 use crate::audit::Entry;
 use crate::clock::Timestamp;
-use crate::key::{Actor, KeyClass, KeyId, KeyRecord, RECORD_FORMAT};
+use crate::key::{Actor, DIGEST_ALGORITHM, KeyClass, KeyId, KeyRecord, RECORD_FORMAT};
 use crate::policy::{Catalogue, Policy};
 use crate::revision::Position;
 use crate::token::Digest;
@@ -173,14 +173,16 @@ impl<D: Database> Rows for Transaction<'_, D> {
         let sql = "INSERT INTO accounts (id, format, version, epoch, n, tag, display_name, plan, suspended, \
              suspend_reason, labels, create_time, update_time) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-        self.run_on_one(bind_account(sql, account), "accounts", &account.id).await
+        self.run_on_one(Statement { sql, values: account_values(account) }, "accounts", &account.id)
+            .await
     }
 
     async fn update_account(&mut self, account: &Account) -> Result<(), StoreError> {
         let sql = "UPDATE accounts SET format = $2, version = $3, epoch = $4, n = $5, tag = $6, \
              display_name = $7, plan = $8, suspended = $9, suspend_reason = $10, labels = $11, \
              create_time = $12, update_time = $13 WHERE id = $1";
-        self.run_on_one(bind_account(sql, account), "accounts", &account.id).await
+        self.run_on_one(Statement { sql, values: account_values(account) }, "accounts", &account.id)
+            .await
     }
 
     async fn plans_used(&mut self) -> Result<Vec<(String, u64)>, StoreError> {
@@ -206,7 +208,7 @@ impl<D: Database> Rows for Transaction<'_, D> {
              allowed_cidrs, labels, rotated_from, rotated_to, created_by) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
              $19, $20, $21, $22, $23, $24, $25, $26, $27)";
-        self.run_on_one(bind_key(sql, key), "keys", key.id).await
+        self.run_on_one(Statement { sql, values: key_values(key) }, "keys", key.id).await
     }
 
     async fn update_key(&mut self, key: &KeyRecord) -> Result<(), StoreError> {
@@ -216,7 +218,7 @@ impl<D: Database> Rows for Transaction<'_, D> {
              expire_time = $18, revoke_time = $19, revoke_reason = $20, revoke_comment = $21, \
              disabled = $22, allowed_cidrs = $23, labels = $24, rotated_from = $25, rotated_to = $26, \
              created_by = $27 WHERE id = $1";
-        self.run_on_one(bind_key(sql, key), "keys", key.id).await
+        self.run_on_one(Statement { sql, values: key_values(key) }, "keys", key.id).await
     }
 
     async fn count_keys(
@@ -327,51 +329,68 @@ fn name_and_count(row: &impl Columns) -> Result<(String, u64), StoreError> {
     Ok((row.text(0)?, row.number(1)?.cast_unsigned()))
 }
 
-fn bind_key(sql: &'static str, key: &KeyRecord) -> Statement {
-    let KeyRow {
+/// The columns of a key, in the order in which they are written.
+fn key_values(key: &KeyRecord) -> Vec<Value> {
+    let KeyRecord {
         id,
-        format,
-        version,
-        revision: PositionRow { epoch, n, tag },
-        account_id,
+        account,
         display_name,
         environment,
-        class,
         scopes,
         grantable_scopes,
         digest,
-        digest_algorithm,
         hint,
         create_time,
         update_time,
         expire_time,
-        revoke_time,
-        revoke_reason,
-        revoke_comment,
+        revocation,
         disabled,
         allowed_cidrs,
         labels,
         rotated_from,
         rotated_to,
         created_by,
-    } = KeyRow::of(key);
-    let statement = Statement::new(sql).bind(id).bind(format).bind(version);
-    let statement = statement.bind(epoch).bind(n).bind(tag);
-    let statement = statement.bind(account_id).bind(display_name).bind(environment).bind(class);
-    let statement =
-        statement.bind(scopes).bind(grantable_scopes).bind(digest).bind(digest_algorithm);
-    let statement = statement.bind(hint).bind(create_time).bind(update_time).bind(expire_time);
-    let statement =
-        statement.bind(revoke_time).bind(revoke_reason).bind(revoke_comment).bind(disabled);
-    statement.bind(allowed_cidrs).bind(labels).bind(rotated_from).bind(rotated_to).bind(created_by)
+        revision,
+        version,
+    } = key;
+    let PositionRow { epoch, n, tag } = (*revision).into();
+    let cidrs: Vec<_> = allowed_cidrs.iter().map(ToString::to_string).collect();
+    let revocation = revocation.as_ref();
+    vec![
+        id.to_string().into(),
+        i64::from(RECORD_FORMAT).into(),
+        version.cast_signed().into(),
+        epoch.into(),
+        n.into(),
+        tag.into(),
+        account.as_str().into(),
+        display_name.as_str().into(),
+        environment.as_str().into(),
+        key.class().as_str().into(),
+        json(&names(scopes)).into(),
+        json(&names(grantable_scopes)).into(),
+        digest.as_bytes().to_vec().into(),
+        DIGEST_ALGORITHM.into(),
+        hint.as_str().into(),
+        create_time.micros().into(),
+        update_time.micros().into(),
+        expire_time.map(Timestamp::micros).into(),
+        revocation.map(|it| it.time.micros()).into(),
+        revocation.map(|it| it.reason.as_str()).into(),
+        revocation.map(|it| it.comment.as_str()).into(),
+        (*disabled).into(),
+        json(&cidrs).into(),
+        json(labels).into(),
+        rotated_from.map(|id| id.to_string()).into(),
+        rotated_to.map(|id| id.to_string()).into(),
+        created_by.to_string().into(),
+    ]
 }
 
-fn bind_account(sql: &'static str, account: &Account) -> Statement {
-    let AccountRow {
+/// The columns of an account, in the order in which they are written.
+fn account_values(account: &Account) -> Vec<Value> {
+    let Account {
         id,
-        format,
-        version,
-        revision: PositionRow { epoch, n, tag },
         display_name,
         plan,
         suspended,
@@ -379,9 +398,23 @@ fn bind_account(sql: &'static str, account: &Account) -> Statement {
         labels,
         create_time,
         update_time,
-    } = AccountRow::of(account);
-    let statement = Statement::new(sql).bind(id).bind(format).bind(version);
-    let statement = statement.bind(epoch).bind(n).bind(tag);
-    let statement = statement.bind(display_name).bind(plan).bind(suspended).bind(suspend_reason);
-    statement.bind(labels).bind(create_time).bind(update_time)
+        revision,
+        version,
+    } = account;
+    let PositionRow { epoch, n, tag } = (*revision).into();
+    vec![
+        id.as_str().into(),
+        i64::from(RECORD_FORMAT).into(),
+        version.cast_signed().into(),
+        epoch.into(),
+        n.into(),
+        tag.into(),
+        display_name.as_str().into(),
+        plan.as_str().into(),
+        (*suspended).into(),
+        suspend_reason.as_str().into(),
+        json(labels).into(),
+        create_time.micros().into(),
+        update_time.micros().into(),
+    ]
 }
