@@ -45,6 +45,8 @@ mod watched;
 
 /// Threads of the runtime for all that is not a decision: administration, the reader, the store.
 const BACKGROUND_THREADS: usize = 2;
+/// How often the store is asked for the time at the start.
+const ASKED_FOR_TIME: u32 = 3;
 /// How often the time is written down, so that a restart with a wrong clock cannot go back by more.
 const KEEP_TIME_EVERY: Duration = Duration::from_secs(10);
 /// How often the store is asked what of it could be lost.
@@ -323,14 +325,27 @@ async fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
 
 /// Time goes on from the store's, if it has one of its own, else from the machine's; and never from before what was
 /// kept.
+///
+/// What a store tells has passed by the time it arrives, on a busy machine long since: it is asked a few times, and the
+/// answer that is latest for its time counts.
 async fn clock(store: &dyn Store) -> Result<Arc<dyn Clock>, Failure> {
     let unusable = |error| Failure::of("cannot use the store", &error);
     let kept = store.kept_time().await.map_err(unusable)?;
-    let anchor = store.now().await.map_err(unusable)?.unwrap_or_else(machine::wall_clock);
-    if kept > anchor.after(Duration::from_mins(1)) {
-        tracing::warn!(%kept, %anchor, "the clock is behind the time that was kept: time goes on from there");
+    let ask = async || {
+        let told = store.now().await.map_err(unusable)?.unwrap_or_else(machine::wall_clock);
+        Ok::<_, Failure>((told, machine::clock(told, kept)))
+    };
+    let (told, mut clock) = ask().await?;
+    for _ in 1..ASKED_FOR_TIME {
+        let (_, another) = ask().await?;
+        if another.now() > clock.now() {
+            clock = another;
+        }
     }
-    Ok(machine::clock(anchor, kept))
+    if kept > told.after(Duration::from_mins(1)) {
+        tracing::warn!(%kept, %told, "the clock is behind the time that was kept: time goes on from there");
+    }
+    Ok(clock)
 }
 
 /// Nothing is served before the first read was applied, and others reckon with this node.

@@ -85,7 +85,7 @@ pub(super) fn leave(boot_id: u64) -> Statement {
 
 /// The server's time.
 pub(super) async fn now(link: &mut Link) -> Result<Timestamp, StoreError> {
-    let now = link.command(format!("SELECT {NOW}")).await.map_err(failed)?;
+    let now = link.command(format!("SELECT {NOW} AS told")).await.map_err(failed)?;
     Ok(Timestamp::from_micros(now.ok_or_else(no_feed)?.number(0)?))
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tonic::transport::{Channel, Endpoint};
 
 use super::change::{Made, Policies, Way, effective};
-use super::log::{Check, Client, PATIENCE, Question, Said, now};
+use super::log::{Check, Client, PATIENCE, Question, Said, now, wall};
 use super::{BOUND, Operator, may_be_repeated};
 use crate::support::Dice;
 
@@ -109,7 +109,7 @@ impl Place {
             questions.push(question.clone());
             questions.len() - 1
         };
-        let (tell, told) = watch::channel(false);
+        let (tell, told) = watch::channel(None);
         let probes = self.nodes.iter().enumerate().map(|(node, address)| {
             let Plan { pause, asked_for, .. } = self.plan;
             let probe = Probe { node, address: *address, number, way, pause, asked_for };
@@ -126,8 +126,8 @@ impl Place {
             }
         };
         let answered = now();
-        tell.send_replace(true);
         let effective = effective(&receipt);
+        tell.send_replace(Some(effective));
         let checks = join_all(probes).await.into_iter().flat_map(Result::unwrap).collect();
         (Made { way, question: number, node: teller, sent, answered, effective }, checks)
     }
@@ -166,11 +166,15 @@ struct Probe {
 }
 
 impl Probe {
-    /// Whether it answers or not, until it denies it and has for a while.
+    /// Whether it answers or not, until it denies it and has for a while; and once more when the receipt has come true.
     ///
     /// On a connection of its own, and on another once nothing is answered: else, what was asked last of a node that
     /// stood still would wait behind all that nobody waits for any more, and would go with it, as a flood.
-    async fn ask(self, question: Question, told: watch::Receiver<bool>) -> Vec<Check> {
+    async fn ask(
+        self,
+        question: Question,
+        told: watch::Receiver<Option<SystemTime>>,
+    ) -> Vec<Check> {
         let (mut asking, mut checks) = (JoinSet::new(), Vec::new());
         let (mut denials, mut until) = (0, None);
         let (mut client, mut heard) = (self.client(), now());
@@ -196,7 +200,7 @@ impl Probe {
                         Said::Denied(_) | Said::Allowed | Said::Stale => 0,
                         Said::Failed(_) | Said::Nothing => denials,
                     };
-                    if *told.borrow() {
+                    if told.borrow().is_some() {
                         let until = *until.get_or_insert(check.sent + self.asked_for);
                         if denials >= DENIALS || check.sent > until {
                             break;
@@ -206,6 +210,12 @@ impl Probe {
             }
         }
         checks.extend(asking.join_all().await);
+        let comes_true = told.borrow().map(|effective| effective.duration_since(wall()));
+        let comes_true = comes_true.and_then(Result::ok).unwrap_or_default();
+        if comes_true < self.asked_for {
+            tokio::time::sleep(comes_true + Duration::from_millis(1)).await;
+            checks.push(client.ask(self.number, &question).await);
+        }
         checks
     }
 

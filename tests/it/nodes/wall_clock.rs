@@ -20,6 +20,7 @@ use super::taking::{Plan, Taking, latest};
 use super::verdict::{Moment, Verdict};
 use super::{BOUND, Operator, asked};
 use crate::support::cluster::Cluster;
+use crate::support::relay::{Hold, Relay};
 use crate::support::wall_clock::WallClock;
 use crate::support::{Dice, Server, eventually_each, say};
 use crate::telemetry::{IN_TIME, metric};
@@ -39,6 +40,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const LEFT_MS: u64 = 300;
 /// By so much what is told by a clock is away from what it says itself, at most.
 const TOLD_WITHIN: i64 = 60;
+/// By so much later a node is told the time than it was: more than a key may be late.
+const TOLD_LATE: Duration = Duration::from_millis(900);
 /// How well the clocks of clients and nodes can agree, which are both this machine's.
 const AGREED: Duration = Duration::from_millis(50);
 
@@ -113,6 +116,25 @@ async fn a_wall_clock_that_is_set_moves_nothing() {
 
     let kept = questions.read().unwrap()[0].clone();
     demand_the_same_after_a_start(&mut cluster, &clocks, &kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_told_the_time_late_is_not_behind() {
+    let mut cluster = Cluster::start(1).await;
+    let relay = Relay::before(&cluster.postgres);
+    relay.hold(Hold::AnswerWith(vec!["told".into()]));
+    let late = async {
+        relay.until_held().await;
+        tokio::time::sleep(TOLD_LATE).await;
+        relay.let_go();
+    };
+    tokio::join!(cluster.start_behind(&relay, Duration::from_secs(2)), late);
+    let channels = cluster.channels().await;
+    let mut operator = Operator::at(&channels[0]);
+    operator.make_account("ending").await;
+    let (question, end) = operator.make_ending(Duration::from_millis(LIVES_MS[0])).await;
+    tokio::time::sleep(BOUND).await;
+    Ended::of(&channels, question, end, &Moment::now()).await.demand();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
