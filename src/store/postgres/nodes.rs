@@ -17,8 +17,8 @@ use crate::store::{NodeQuery, NodeRow, NodeState, Nodes, StoreError, query};
 /// The server's time, in microseconds since the Unix epoch.
 const NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
 
-/// Rows of nodes that are long gone: a day is the longest that any goes on without renewing.
-const GONE_AFTER_MICROS: u64 = 25 * 3_600 * 1_000_000;
+/// For how long the row of a node is kept that nobody reckons with any more: so that it is seen that the node is gone.
+const GONE_KEPT_MICROS: u64 = 3_600 * 1_000_000;
 
 /// Writes and commits this row, by statements for one message. Whoever waits for the answer gives up long before the
 /// server does; were that to give up waiting for a standby first, it would answer as if the standby had it.
@@ -34,9 +34,17 @@ pub(super) fn renewal(row: &NodeRow) -> String {
     let (boot_id, started) = (boot_id.cast_signed(), started.micros());
     let (name, version) = (quoted(name), quoted(version));
     let (bound, grace) = (bounds.bound.as_micros(), bounds.grace.as_micros());
+    // With what a node says first: rows stay behind where nodes are killed, and others are started.
+    let clear = if applied.is_none() {
+        format!(
+            "DELETE FROM nodes WHERE renewed + GREATEST(bound, grace) < {NOW} - {GONE_KEPT_MICROS};"
+        )
+    } else {
+        String::new()
+    };
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = 'on'; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '12s'; \
-         DELETE FROM nodes WHERE renewed < {NOW} - {GONE_AFTER_MICROS}; \
+         {clear} \
          INSERT INTO nodes (boot_id, name, version, started, epoch, n, tag, bound, grace, renewed) \
          VALUES ({boot_id}, {name}, {version}, {started}, {epoch}, {n}, {tag}, {bound}, {grace}, {NOW}) \
          ON CONFLICT (boot_id) DO UPDATE SET epoch = excluded.epoch, n = excluded.n, tag = excluded.tag, \

@@ -5,11 +5,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use latchkey::clock::Timestamp;
 use latchkey::error::Reason;
+use latchkey::lease::Bounds;
 use latchkey::revision::Position;
 use latchkey::store::{
-    Command, Lost, Mutation, NodeQuery, PageAsk, ReadAsk, RequestMark, Schema, StoreError, open,
-    open_with, verify,
+    Command, Lost, Mutation, NodeQuery, NodeRow, PageAsk, ReadAsk, RequestMark, Schema, StoreError,
+    open, open_with, verify,
 };
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -468,6 +470,42 @@ async fn the_database_itself_refuses_to_forget() {
         assert!(error.contains(told), "{sql}: {error}");
     }
     assert!(found(&store, made.id).await.revocation.is_some());
+}
+
+#[tokio::test]
+async fn the_rows_of_nodes_that_were_killed_go_when_another_starts() {
+    let place = on_postgres().await;
+    let store = place.open().await;
+    with_account(&store, "developer").await;
+    // Of nodes that could go on for a second and for a day.
+    let row = |boot_id: u64, grace: Duration| NodeRow {
+        boot_id,
+        name: "a".into(),
+        version: "1".into(),
+        started: Timestamp::EPOCH,
+        applied: None,
+        bounds: Bounds { bound: Duration::from_secs(1), grace },
+    };
+    let renew = async |row: NodeRow| {
+        let ask = ReadAsk { node: Some(row), must_renew: true, ..ReadAsk::default() };
+        store.read(&ask).await.unwrap();
+    };
+    let rows = async || {
+        let nodes = store.nodes(NodeQuery::default()).await.unwrap().unwrap().nodes;
+        let mut rows: Vec<_> = nodes.iter().map(|node| node.row.boot_id).collect();
+        rows.sort_unstable();
+        rows
+    };
+    renew(row(1, Duration::ZERO)).await;
+    renew(row(2, 24 * HOUR)).await;
+    place.sql("UPDATE nodes SET renewed = renewed - 3700000000").await;
+    // It has begun already.
+    let goes_on = row(3, Duration::ZERO);
+    let applied = Some(first_read(&store).await.position);
+    renew(NodeRow { applied, ..goes_on }).await;
+    assert_eq!(rows().await, [1, 2, 3]);
+    renew(row(4, Duration::ZERO)).await;
+    assert_eq!(rows().await, [2, 3, 4]);
 }
 
 // === Rows that make no sense ===
