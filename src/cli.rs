@@ -223,8 +223,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            Console::misunderstood(&error);
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+            let code = u8::try_from(error.exit_code()).unwrap_or(USAGE);
+            Console::misunderstood(error);
+            return ExitCode::from(code);
         }
     };
     let mut console = Console::new(arguments.color, &environment);

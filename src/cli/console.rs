@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, ValueEnum};
 use prost::{Message, Name};
 
 use super::table::{Table, Tone};
 use super::tree::Tree;
-use super::{Environment, Outcome};
+use super::{Environment, Outcome, time};
 use crate::failure::{Failure, Failures};
 use crate::policy::has_unprintable;
 use crate::token;
@@ -197,7 +198,15 @@ impl Console {
     }
 
     /// Writes what clap has to say, which may repeat an argument.
-    pub(super) fn misunderstood(error: &clap::Error) {
+    pub(super) fn misunderstood(mut error: clap::Error) {
+        if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
+            && error.kind() == ErrorKind::UnknownArgument
+            && time::span(word).is_ok()
+        {
+            let tip =
+                format!("a span that may be left out is written with `=`, as in --wait={word}");
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        }
         let text = error.render().to_string();
         let shown = token::without_tokens(&text);
         // Nobody is left to hear that it could not be printed.
