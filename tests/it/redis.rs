@@ -32,7 +32,7 @@ fn forgetful(builder: Builder, url: &str) -> Builder {
 }
 
 /// Waits until it uses Redis.
-async fn uses_redis(server: &Server) {
+pub(crate) async fn uses_redis(server: &Server) {
     let is_up = || (metric(server, "latchkey_redis_up") > 0.0).then_some(());
     eventually(IN_TIME, "Redis is used", is_up).await;
 }
@@ -42,7 +42,7 @@ async fn leaves_redis_alone(server: &Server) {
     eventually(IN_TIME, "Redis is left alone", is_down).await;
 }
 
-fn looked(server: &Server, result: &str) -> f64 {
+pub(crate) fn looked(server: &Server, result: &str) -> f64 {
     metric(server, &format!("latchkey_redis_lookups_total{{result=\"{result}\"}}"))
 }
 

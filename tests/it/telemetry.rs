@@ -48,9 +48,18 @@ pub(crate) fn operations(server: &Server, path: &str, arguments: &[&str]) -> (u1
     (status.parse().unwrap(), body.to_owned())
 }
 
+/// How often PostgreSQL was read.
+pub(crate) const READS_OF_POSTGRES: &str = "latchkey_store_operation_duration_seconds_count{store=\"postgresql\",operation=\"read\",outcome=\"ok\"}";
+
+/// All that there are are written down there.
+const METRICS: &str = include_str!("../../src/metrics/table.rs");
+
 /// What a metric says for these labels, written as on `/metrics`; 0 where it says nothing.
 pub(crate) fn metric(server: &Server, name: &str) -> f64 {
     let (_, text) = operations(server, "metrics", &[]);
+    let family = name.split('{').next().unwrap_or_default();
+    let family = family.strip_suffix("_count").unwrap_or(family);
+    assert!(METRICS.contains(&format!("\"{family}\"")), "there is no metric {family}");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
 }

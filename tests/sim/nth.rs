@@ -114,6 +114,7 @@ fn disturb_each(scenario: Scenario) {
 /// Plays one case, and tells all that happened.
 fn repeat(scenario: Scenario, case: &str) {
     let Some((name, case)) = case.split_once(':') else { panic!("{case} is no case") };
+    assert!(Scenario::ALL.iter().any(|(_, it)| *it == name), "there is no script {name}");
     if name != scenario.name() {
         return;
     }

@@ -92,7 +92,7 @@ impl Pair {
         for (key, _) in [&self.standard, &self.strict] {
             let target = Some(Target::KeyId(key.id.clone()));
             let request = RevokeKeyRequest { target, ..Default::default() };
-            operator.keys.revoke_key(request).await.unwrap();
+            until_done!(operator.keys.revoke_key(request.clone()).await);
         }
         now()
     }
@@ -108,9 +108,7 @@ impl Pair {
     async fn until(&self, node: &Channel, is_it: impl Fn(Said) -> bool) {
         let mut client = Client::of(1, node);
         for (_, question) in [&self.standard, &self.strict] {
-            while !is_it(client.ask(0, question).await.said) {
-                tokio::time::sleep(PAUSE).await;
-            }
+            client.until(0, question, &is_it).await;
         }
     }
 

@@ -11,6 +11,7 @@ use prost_types::FieldMask;
 use tokio::sync::Mutex;
 use tonic::Status;
 
+use super::log::now;
 use super::{Held, Operator};
 
 /// Longer than it takes all nodes, on a busy machine too.
@@ -107,8 +108,20 @@ impl Policies {
 }
 
 impl Operator {
-    /// Takes it away.
+    /// Takes it away at this node, and says so again until that is answered.
     pub(super) async fn take_away(
+        &mut self,
+        way: Way,
+        key: &Held,
+        (question, node): (usize, usize),
+        policies: &Policies,
+    ) -> Made {
+        let sent = now();
+        let receipt = until_done!(self.try_to_take_away(way, key, question, policies).await);
+        Made { way, question, node, sent, answered: now(), effective: effective(&receipt) }
+    }
+
+    async fn try_to_take_away(
         &mut self,
         way: Way,
         key: &Held,
@@ -161,7 +174,7 @@ impl Operator {
 }
 
 /// The instant that the receipt names.
-pub(super) fn effective(receipt: &Receipt) -> SystemTime {
+fn effective(receipt: &Receipt) -> SystemTime {
     let at = receipt.effective_everywhere_time.unwrap();
     let seconds = Duration::from_secs(at.seconds.cast_unsigned());
     SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(at.nanos.cast_unsigned().into())

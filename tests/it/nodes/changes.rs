@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use latchkey::proto::v1::revoke_key_request::Target;
 use latchkey::proto::v1::{CreateKeyRequest, Environment, RevokeKeyRequest};
-use tonic::{Code, Status};
 
 use super::log::now;
-use super::{Operator, asked};
+use super::{Operator, asked, may_be_repeated};
 use crate::support::cluster::{Cluster, ROOT};
 use crate::support::{Server, say};
 
@@ -63,7 +62,7 @@ async fn make(mut operator: Operator, until: Instant) -> Vec<String> {
         };
         match operator.keys.create_key(request).await {
             Ok(answer) => made.push(answer.into_inner().key.unwrap().key_id),
-            Err(status) => demand_busy(&status),
+            Err(status) => assert!(may_be_repeated(&status), "{status:?}"),
         }
     }
     made
@@ -79,13 +78,8 @@ async fn revoke(mut operator: Operator, made: Vec<String>, until: Instant) -> us
         let target = Some(Target::KeyId(id));
         match operator.keys.revoke_key(RevokeKeyRequest { target, ..Default::default() }).await {
             Ok(_) => revoked += 1,
-            Err(status) => demand_busy(&status),
+            Err(status) => assert!(may_be_repeated(&status), "{status:?}"),
         }
     }
     revoked
-}
-
-/// A busy machine may be too slow for the store.
-fn demand_busy(status: &Status) {
-    assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}");
 }

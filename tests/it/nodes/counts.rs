@@ -1,7 +1,7 @@
 //! What a node counts itself.
 
 use crate::support::Server;
-use crate::telemetry::metric;
+use crate::telemetry::{READS_OF_POSTGRES, metric};
 
 /// Numbers that only grow, save for the memory.
 #[derive(Debug)]
@@ -27,9 +27,7 @@ impl Counts {
             misses: of("latchkey_cache_requests_total{result=\"miss\"}"),
             fills: of("latchkey_feed_fills_total"),
             redis_hits: of("latchkey_redis_lookups_total{result=\"hit\"}"),
-            reads: of(
-                "latchkey_store_operation_duration_seconds_count{store=\"postgresql\",operation=\"read\",outcome=\"ok\"}",
-            ),
+            reads: of(READS_OF_POSTGRES),
             memory: of("process_resident_memory_bytes"),
         }
     }

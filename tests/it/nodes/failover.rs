@@ -17,11 +17,11 @@ use tonic::transport::Channel;
 use super::log::{Check, Client, Load, Question, Said, now};
 use super::taking::{Plan, Questions, Taking, latest};
 use super::verdict::{Moment, Verdict, quantiles};
-use super::{BOUND, Operator, asked};
+use super::{BOUND, Operator, asked, asked_at_most};
+use crate::redis::looked;
 use crate::support::cluster::Cluster;
 use crate::support::redis::Group;
 use crate::support::{Dice, Server, eventually_each, say};
-use crate::telemetry::metric;
 
 const NODES: usize = 3;
 /// Of so many keys that there is room for, one is asked for all the time.
@@ -87,7 +87,7 @@ async fn demand_all_goes_on(mut group: Group, events: &[Event], rounds: u64) {
         tellers: (0..NODES).collect(),
         every: Duration::from_millis(asked("TAKEN_MS", 100)),
         pause: Duration::from_millis(20),
-        asked_for: 3 * BOUND,
+        asked_for: Duration::from_secs(20),
     };
     let taking = Taking::begin(&cluster.addresses(), &cold, &plan, &dice);
     are_read(&group, &cluster.nodes, &group.primaries()).await;
@@ -125,13 +125,10 @@ async fn demand_all_goes_on(mut group: Group, events: &[Event], rounds: u64) {
     assert_eq!(denied, 0, "denied, and nothing was taken from them");
     // What others crowd out of a busy machine's cache may not be read in time.
     let failed = of(|said| matches!(said, Said::Failed(_)));
-    assert!(failed <= usize::try_from(asked("FAILED_MAX", u64::MAX)).unwrap(), "{failed} failed");
+    assert!(failed <= asked_at_most("FAILED_MAX"), "{failed} failed");
     // The one that is not answered soon may be the machine's fault.
     let late = at_hand.iter().filter(|check| check.said == Said::Nothing).count();
-    assert!(
-        late <= usize::try_from(asked("LATE_MAX", u64::MAX)).unwrap(),
-        "{late} were not answered"
-    );
+    assert!(late <= asked_at_most("LATE_MAX"), "{late} were not answered");
 }
 
 /// Keys that are at hand on all nodes, as they are asked for all the time, and many others.
@@ -153,7 +150,7 @@ async fn make_keys(channels: &[Channel], room: usize) -> (Questions, Questions) 
     for (node, channel) in channels.iter().enumerate() {
         let mut client = Client::of(node, channel);
         for question in &warm {
-            while client.ask(0, question).await.said != Said::Allowed {}
+            client.until_allowed(0, question).await;
         }
     }
     (Arc::new(RwLock::new(warm)), Arc::new(RwLock::new(cold)))
@@ -232,10 +229,6 @@ async fn are_read(group: &Group, nodes: &[Server], servers: &[usize]) {
     let do_find = || found().iter().zip(&found_before).all(|(now, before)| now > before);
     let all_is_well = || (are_read() && do_find()).then_some(());
     eventually_each(LOOK_EVERY, IN_TIME, "Redis is read again", all_is_well).await;
-}
-
-fn looked(node: &Server, result: &str) -> f64 {
-    metric(node, &format!("latchkey_redis_lookups_total{{result=\"{result}\"}}"))
 }
 
 /// What is said of keys at hand comes first; the numbers of other questions go on from there.

@@ -13,11 +13,12 @@ use super::counts::Counts;
 use super::log::{Client, Said, now};
 use super::many_keys::ManyKeys;
 use super::verdict::quantile;
+use crate::redis::uses_redis;
 use crate::support::cluster::Cluster;
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
-use crate::support::{Server, eventually, say};
-use crate::telemetry::{IN_TIME, metric};
+use crate::support::{Server, say};
+use crate::telemetry::IN_TIME;
 
 /// A connection carries so many calls at once.
 const CALLS_OF_A_CONNECTION: usize = 200;
@@ -51,8 +52,7 @@ async fn keys_that_are_not_at_hand_are_found_however_many_are_waited_for() {
     cluster.redis = Some(Redis::start().await);
     cluster.nodes.push(cluster.node(node()).start().await);
     let [without, with] = &cluster.nodes[..] else { unreachable!("there are two") };
-    let uses_redis = || (metric(with, "latchkey_redis_up") > 0.0).then_some(());
-    eventually(IN_TIME, "Redis is used", uses_redis).await;
+    uses_redis(with).await;
     let rounds = [("WAITING_1", 1, 100), ("WAITING_2", 20, 400), ("WAITING_3", 200, 800)];
 
     say(

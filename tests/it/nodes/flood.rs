@@ -46,6 +46,11 @@ impl Flood {
         Self { working, answers }
     }
 
+    /// How many were answered, or waited for in vain.
+    pub(super) fn answered(&self) -> usize {
+        self.answers.len()
+    }
+
     /// Ends it; all that was said.
     pub(super) async fn end(mut self) -> Vec<Answer> {
         self.working.shutdown().await;

@@ -12,10 +12,11 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use tokio::sync::watch;
 
-use super::change::{Made, Policies, Way, effective};
-use super::log::{Check, Client, Load, Question, Said, now};
+use super::change::{Made, Policies, Way};
+use super::log::{Check, Client, Load, Question, Said};
+use super::taking::latest;
 use super::verdict::{Moment, Verdict, quantile};
-use super::{BOUND, Held, Operator, asked, may_be_repeated, plot};
+use super::{BOUND, Held, Operator, asked, asked_at_most, plot};
 use crate::support::cluster::Cluster;
 use crate::support::say;
 use tonic::transport::Channel;
@@ -28,7 +29,7 @@ const REVOCATIONS_PER_OTHER: usize = 10;
 /// A node has to deny a key so often before it is believed.
 const DENIALS: usize = 5;
 /// For how long it is asked, if it goes on allowing.
-const ASKED_FOR: Duration = Duration::from_secs(3);
+const ASKED_FOR: Duration = Duration::from_secs(20);
 /// Between an answer and the next question.
 const PAUSE: Duration = Duration::from_micros(500);
 /// How long keys are asked for before something happens.
@@ -44,20 +45,20 @@ enum Between {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_was_told_counts_on_all_within_the_bound() {
-    demand_in_time(Between::Redis, asked("P99_MS", 1_000)).await;
+    demand_in_time(Between::Redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_counts_within_the_bound_after_redis_was_killed() {
-    demand_in_time(Between::NoRedisAnyMore, 1_000).await;
+    demand_in_time(Between::NoRedisAnyMore).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_counts_within_the_bound_while_redis_stands_still() {
-    demand_in_time(Between::ARedisThatStandsStill, 1_000).await;
+    demand_in_time(Between::ARedisThatStandsStill).await;
 }
 
-async fn demand_in_time(between: Between, p99_millis: u64) {
+async fn demand_in_time(between: Between) {
     let mut cluster = Cluster::start_with_redis(NODES).await;
     let stage = Stage::set(&cluster).await;
     let redis = cluster.redis.as_mut().unwrap();
@@ -73,15 +74,18 @@ async fn demand_in_time(between: Between, p99_millis: u64) {
     if between == Between::Redis {
         plot::write_if_asked(&verdict.all());
     }
-    verdict.demand_nothing_wrong();
-    let all = verdict.all();
-    assert!(quantile(&all, 1_000) <= BOUND, "{:?}", verdict.spread);
-    assert!(quantile(&all, 990) <= Duration::from_millis(p99_millis), "{:?}", verdict.spread);
-    // Here a busy machine shows, and so only the long form demands it.
+    verdict.demand_no_wrong_answer();
+    verdict.demand_receipts_were_tried();
+    // On a machine so busy that a node is not fresh, it says so.
+    let unmarked = latest(&made, &checks, |check| check.said == Said::Allowed);
+    assert!(unmarked <= BOUND, "{:?}", verdict.spread);
+    // In these a busy machine shows, and so only the long form demands them.
+    let at_most = |name| Duration::from_millis(asked(name, 60_000));
+    assert!(quantile(&verdict.all(), 990) <= at_most("P99_MS"), "{:?}", verdict.spread);
     let warm = quantile(&verdict.took, 990);
-    assert!(warm <= Duration::from_millis(asked("WARM_P99_MS", 60_000)), "{warm:?}");
+    assert!(warm <= at_most("WARM_P99_MS"), "{warm:?}");
     let unanswered: usize = verdict.unanswered.values().sum();
-    assert!(unanswered as u64 <= asked("LATE_MAX", u64::MAX), "{:?}", verdict.unanswered);
+    assert!(unanswered <= asked_at_most("LATE_MAX"), "{:?}", verdict.unanswered);
 }
 
 /// Nodes with keys that all of them have at hand.
@@ -98,7 +102,8 @@ struct Stage {
 impl Stage {
     async fn set(cluster: &Cluster) -> Self {
         let channels = cluster.channels().await;
-        let operators: Vec<_> = channels.iter().map(Operator::at).collect();
+        // Of their own: where many questions are taken back, as on a busy machine, a connection is ended.
+        let operators: Vec<_> = cluster.channels().await.iter().map(Operator::at).collect();
         let cases = cases(asked("REVOCATIONS", 40).try_into().unwrap());
         let keys_max = usize::try_from(asked("KEYS", 300)).unwrap().max(cases.len());
         let policies = Policies::default();
@@ -143,7 +148,7 @@ impl Stage {
         for (node, channel) in self.channels.iter().enumerate() {
             let warm = stream::iter(questions.iter().enumerate()).map(|(number, question)| {
                 let mut client = Client::of(node, channel);
-                async move { while client.ask(number, question).await.said != Said::Allowed {} }
+                async move { client.until_allowed(number, question).await }
             });
             warm.buffer_unordered(16).collect::<()>().await;
         }
@@ -174,18 +179,10 @@ impl Stage {
         let probes: Vec<_> = probes.collect();
         let node = number % self.operators.len();
         let (mut operator, key) = (self.operators[node].clone(), &self.keys[number]);
-        let sent = now();
-        let receipt = loop {
-            match operator.take_away(way, key, number, &self.policies).await {
-                Ok(receipt) => break receipt,
-                Err(status) => assert!(may_be_repeated(&status), "{status:?}"),
-            }
-        };
-        let answered = now();
+        let made = operator.take_away(way, key, (number, node), &self.policies).await;
         tell.send_replace(true);
-        let effective = effective(&receipt);
         let checks = join_all(probes).await.into_iter().flat_map(Result::unwrap).collect();
-        (Made { way, question: number, node, sent, answered, effective }, checks)
+        (made, checks)
     }
 }
 
@@ -198,10 +195,12 @@ async fn probe(
 ) -> Vec<Check> {
     let (mut checks, mut denials, mut until) = (Vec::new(), 0, None);
     loop {
+        // What is asked last is asked after the answer.
+        let is_told = *told.borrow();
         let check = client.ask(number, &question).await;
         checks.push(check);
         denials = if check.said == Said::Denied(way.reason()) { denials + 1 } else { 0 };
-        if *told.borrow() {
+        if is_told {
             let until = *until.get_or_insert(check.sent + ASKED_FOR);
             if denials >= DENIALS || check.sent > until {
                 return checks;

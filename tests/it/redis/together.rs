@@ -1,7 +1,15 @@
 //! Several nodes with one Redis.
 
+use futures_util::future::join_all;
+
+use latchkey::metrics::Stopwatch;
+
 use super::*;
 use crate::support::postgres;
+use crate::telemetry::READS_OF_POSTGRES;
+
+/// The shortest pause before a read that nobody asks for.
+const POLLS_APART: Duration = Duration::from_millis(75);
 
 /// A node on this database.
 fn node(url: &str, redis: &Redis) -> Builder {
@@ -45,6 +53,32 @@ async fn a_change_on_one_node_is_read_by_another_when_it_is_told() {
     }
     eventually(IN_TIME, "all are heard", || (heard(&other, "foreign") >= 4.0).then_some(())).await;
     make_key(&one, "acme").await;
+}
+
+#[tokio::test]
+async fn what_is_told_is_read_at_once_and_not_when_it_would_have_been_read_anyway() {
+    let (redis, postgres) = (Redis::start().await, postgres::shared().await);
+    let url = postgres.url(&postgres.database().await);
+    let one = node(&url, &redis).start().await;
+    let other = node(&url, &redis).start().await;
+    make_keys(&one, "acme", 0).await;
+    let reads = || metric(&other, READS_OF_POSTGRES);
+    let hurries = async {
+        loop {
+            let (before, began) = (reads(), Stopwatch::start());
+            let some = async |_| {
+                for _ in 0..15 {
+                    make_key(&one, "acme").await;
+                }
+            };
+            join_all((0..4).map(some)).await;
+            let of_itself = began.elapsed().as_secs_f64() / POLLS_APART.as_secs_f64();
+            if reads() - before > of_itself + 2.0 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(IN_TIME, hurries).await.expect("it reads when it is told to");
 }
 
 async fn is_allowed(server: &Server, token: &str) -> bool {

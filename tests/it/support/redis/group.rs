@@ -14,9 +14,9 @@ const AGREED_IN: Duration = Duration::from_mins(1);
 /// Between a look at them and the next.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long one may take to answer.
-const ANSWERED_IN: Duration = Duration::from_secs(1);
+const ANSWERED_IN: Duration = Duration::from_secs(10);
 /// For how long one may be silent before the others take it for gone.
-const SILENT_FOR: &str = "1000";
+const SILENT_FOR: &str = "3000";
 /// By what Sentinel knows them.
 const NAME: &str = "primary";
 const SLOTS: usize = 16_384;
