@@ -31,7 +31,7 @@ const BOUND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_mins(10);
 
 /// A clock that goes when it is told to.
-struct HandClock(AtomicI64);
+pub(crate) struct HandClock(AtomicI64);
 
 impl Clock for HandClock {
     fn now(&self) -> Timestamp {
@@ -40,10 +40,10 @@ impl Clock for HandClock {
 }
 
 /// A node, and a hand on its clock and its reads.
-struct Rig {
-    node: Node,
-    store: Arc<FaultyStore>,
-    clock: Arc<HandClock>,
+pub(crate) struct Rig {
+    pub(crate) node: Node,
+    pub(crate) store: Arc<FaultyStore>,
+    pub(crate) clock: Arc<HandClock>,
     reader: tokio::task::JoinHandle<()>,
     place: Place,
     root: Token,
@@ -63,7 +63,7 @@ const ALLOWED_STALE: Answer = Ok((None, true));
 const NO_ANSWER: Answer = Err(Reason::NotReady);
 
 impl Rig {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Duration::from_millis(250)).await
     }
 
@@ -100,7 +100,7 @@ impl Rig {
         Self { node, store, clock, reader, place, root }
     }
 
-    fn pass(&self, span: Duration) {
+    pub(crate) fn pass(&self, span: Duration) {
         let micros = i64::try_from(span.as_micros()).unwrap();
         self.clock.0.fetch_add(micros, Ordering::SeqCst);
     }
@@ -110,7 +110,7 @@ impl Rig {
         done.keys.first().map(|key| key.id)
     }
 
-    async fn key(&self, scope: &str, expiry: Expiry) -> (KeyId, Token) {
+    pub(crate) async fn key(&self, scope: &str, expiry: Expiry) -> (KeyId, Token) {
         let (token, secret) = self.node.keyring.new_token(Environment::Live);
         let new = NewKey {
             account: AccountId::parse("a").unwrap(),
@@ -165,7 +165,7 @@ impl Rig {
         self.store.nodes(NodeQuery::default()).await.unwrap().unwrap()
     }
 
-    async fn until(&self, what: &str, is: impl AsyncFn(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, is: impl AsyncFn(&Self) -> bool) {
         let reached = async {
             while !is(self).await {
                 tokio::time::sleep(Duration::from_millis(5)).await;

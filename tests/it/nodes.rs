@@ -63,7 +63,7 @@ const BOUND: Duration = Duration::from_secs(1);
 /// Between an answer and the next try.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// Longer than anything takes on a busy machine, a store that is away for a while included.
-const DONE_IN: Duration = Duration::from_mins(2);
+const DONE_IN: Duration = Duration::from_mins(1);
 
 /// A number from the environment, by which a demonstration is longer than its short form.
 #[expect(clippy::disallowed_methods, reason = "how long to go on is chosen from outside")]

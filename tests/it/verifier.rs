@@ -1,12 +1,22 @@
 //! The look from outside: it finds what the cache holds wrongly, and nothing else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use latchkey::clock::Clock;
+use latchkey::key::Expiry;
 use latchkey::proto::v1::{CreateKeyRequest, RevokeKeyRequest};
+use latchkey::store::Store;
+use latchkey::verifier::Verifier;
 
+use crate::lease::Rig;
 use crate::store::support::place::{self, Place};
 use crate::support::{Server, eventually};
 use crate::telemetry::{IN_TIME, metric};
+
+/// After which a change is looked at, and again, and for the last time.
+const BOUND: Duration = Duration::from_secs(1);
+const A_MINUTE: Duration = Duration::from_mins(1);
 
 fn looks(server: &Server, result: &str) -> f64 {
     metric(server, &format!("latchkey_verifier_looks_total{{result=\"{result}\"}}"))
@@ -59,6 +69,33 @@ async fn what_was_changed_is_looked_at_and_agrees() {
         eventually(IN_TIME, "it was looked at", agree).await;
         assert!(looks(&server, "violation") < 1.0);
     }
+}
+
+#[tokio::test]
+async fn a_change_is_looked_at_after_the_bound_after_twice_as_long_and_after_a_minute() {
+    let rig = Rig::start().await;
+    let store = Arc::clone(&rig.store) as Arc<dyn Store>;
+    let clock = Arc::clone(&rig.clock) as Arc<dyn Clock>;
+    let verifier = Verifier::new(store, Arc::clone(&rig.node.cache), clock);
+    let looks = || verifier.counts().iter().map(|(_, count)| count).sum::<u64>();
+    let changed_and_passed = async {
+        // It begins where the cache is.
+        tokio::task::yield_now().await;
+        rig.key("memory:read", Expiry::Never).await;
+        for (look, span) in [BOUND, BOUND, A_MINUTE].into_iter().enumerate() {
+            let is_taken = async |rig: &Rig| {
+                // As often as it takes: it may not have learnt of the change yet.
+                rig.pass(span / 10);
+                looks() > look as u64
+            };
+            rig.until("it is looked at once more", is_taken).await;
+        }
+    };
+    tokio::select! {
+        () = verifier.run() => unreachable!("it goes on for ever"),
+        () = changed_and_passed => {}
+    }
+    assert_eq!(looks(), 3, "{:?}", verifier.counts());
 }
 
 #[tokio::test]

@@ -259,9 +259,10 @@ impl Operator {
             ..Default::default()
         };
         let made = self.try_often(request).await;
-        let end = made.key.unwrap().expire_time.unwrap();
+        let end = made.key.unwrap().expire_time.unwrap().try_into().unwrap();
+        assert!(end <= wall() + lives + AGREED, "it lives for {lives:?}, and until {end:?}");
         let question = Question { token: made.token.into(), scope: "memory:read".into() };
-        (question, end.try_into().unwrap())
+        (question, end)
     }
 }
 
