@@ -276,7 +276,7 @@ fn dispatch(command: Command, environment: Environment, console: &mut Console) -
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{Arg, Command as Clap, CommandFactory as _};
 
     use super::*;
 
@@ -290,5 +290,27 @@ mod tests {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("latchkey serve --scope memory:read").is_err());
         assert!(parse("latchkey serve --dev --scope memory:read --scope memory:write").is_ok());
+    }
+
+    #[test]
+    fn a_revision_may_begin_with_a_hyphen() {
+        // All revisions of one store in sixty-four do.
+        let of = |command: &Clap, path: &str| {
+            let is_of_revision = |argument: &Arg| {
+                argument.get_value_names().is_some_and(|names| names == ["REVISION"])
+            };
+            let taken = command.get_arguments().filter(|argument| is_of_revision(argument));
+            for argument in taken {
+                assert!(argument.is_allow_hyphen_values_set(), "{path} --{}", argument.get_id());
+            }
+        };
+        let mut commands = vec![("latchkey".to_owned(), Arguments::command())];
+        while let Some((path, command)) = commands.pop() {
+            of(&command, &path);
+            let below = command.get_subcommands().cloned();
+            commands.extend(below.map(|it| (format!("{path} {}", it.get_name()), it)));
+        }
+        let update = "latchkey key update key_1 --expected-revision -7080gq --name mine";
+        assert!(Arguments::try_parse_from(update.split(' ')).is_ok());
     }
 }

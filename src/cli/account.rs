@@ -105,7 +105,13 @@ pub(super) struct UpdateArguments {
     #[arg(long, value_name = "WHAT", value_enum)]
     clear: Vec<Clear>,
     /// Change it only if it still has this revision
-    #[arg(long, value_name = "REVISION", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     expected_revision: String,
     #[command(flatten)]
     output: OutputArguments,

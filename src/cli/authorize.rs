@@ -37,7 +37,13 @@ pub(super) struct AuthorizeArguments {
     #[arg(long, value_enum)]
     environment: Option<EnvironmentName>,
     /// Decide by nothing older than this revision
-    #[arg(long, value_name = "REVISION", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     min_revision: String,
     /// What the request counts [default: by its scopes]; 0 is a look
     #[arg(long, value_name = "NUMBER")]

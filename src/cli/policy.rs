@@ -49,7 +49,7 @@ pub(super) struct ApplyArguments {
     /// The policy as TOML; - is stdin
     file: PathBuf,
     /// Replace the policy only if it still has this revision
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", allow_hyphen_values = true)]
     expected_revision: Option<String>,
     /// Accept that keys hold scopes which the new policy drops; those then allow nothing
     #[arg(long)]

@@ -47,7 +47,13 @@ pub(in crate::cli) struct UpdateArguments {
     #[arg(long)]
     enable: bool,
     /// Change it only if it still has this revision
-    #[arg(long, value_name = "REVISION", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     expected_revision: String,
     #[command(flatten)]
     output: OutputArguments,
