@@ -50,6 +50,7 @@ mod pooled;
 mod put_back;
 mod revoke;
 pub(crate) mod rolling;
+mod soak;
 mod stale_fill;
 mod stood_still;
 mod store_down;

@@ -1,8 +1,9 @@
-//! A picture of how long something took: for each span of time, how many took no longer.
+//! Pictures: how long something took, for each span of time how many took no longer; and what a node needs, as time goes.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::soak::Sample;
 use super::verdict::quantile;
 
 const WIDTH: f64 = 640.0;
@@ -14,19 +15,67 @@ const INNER_HEIGHT: f64 = HEIGHT - TOP - 52.0;
 /// From a millisecond to ten seconds.
 const DECADES: f64 = 4.0;
 
-/// Writes it to where the environment says, if it does; they are in order.
-#[expect(clippy::disallowed_methods, reason = "where to is chosen from outside")]
+/// Writes how long something took; they are in order.
 pub(super) fn write_if_asked(sorted: &[Duration]) {
+    write(|| picture(sorted));
+}
+
+/// Writes what a node needed.
+pub(super) fn write_growth_if_asked(samples: &[Sample]) {
+    write(|| growth(samples));
+}
+
+/// To where the environment says, if it does.
+#[expect(clippy::disallowed_methods, reason = "where to is chosen from outside")]
+fn write(picture: impl FnOnce() -> String) {
     if let Ok(path) = std::env::var("LATCHKEY_NODES_PLOT") {
-        std::fs::write(path, picture(sorted)).unwrap();
+        std::fs::write(path, picture()).unwrap();
     }
 }
 
-fn picture(sorted: &[Duration]) -> String {
-    let mut svg = format!(
+fn canvas() -> String {
+    format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
-    );
+    )
+}
+
+/// Memory above and descriptors below, as time goes.
+fn growth(samples: &[Sample]) -> String {
+    let mut svg = canvas();
+    let last = samples.last().map_or(1.0, |sample| sample.after.as_secs_f64().max(1.0));
+    for quarter in 0..=4 {
+        let share = f64::from(quarter) / 4.0;
+        let x = LEFT + INNER_WIDTH * share;
+        line(&mut svg, [x, TOP, x, TOP + INNER_HEIGHT], "#ddd");
+        let minutes = format!("{:.0} min", last * share / 60.0);
+        text(&mut svg, x, TOP + INNER_HEIGHT + 18.0, "middle", &minutes);
+    }
+    let series = [
+        ("MiB resident", "#06c", samples.iter().map(|it| it.bytes / 1_048_576.0).collect(), 0.45),
+        ("open descriptors", "#c60", samples.iter().map(|it| it.descriptors).collect(), 0.95),
+    ];
+    for (name, colour, values, below) in series {
+        let values: Vec<f64> = values;
+        let most = values.iter().copied().fold(1.0, f64::max);
+        let points = samples.iter().zip(&values).map(|(sample, value)| {
+            let x = LEFT + INNER_WIDTH * sample.after.as_secs_f64() / last;
+            let y = TOP + INNER_HEIGHT * (below - 0.4 * value / most);
+            format!("{x:.1},{y:.1}")
+        });
+        let points: Vec<_> = points.collect();
+        polyline(&mut svg, &points.join(" "), colour);
+        let (top, bottom) = (TOP + INNER_HEIGHT * (below - 0.4), TOP + INNER_HEIGHT * below);
+        line(&mut svg, [LEFT, bottom, LEFT + INNER_WIDTH, bottom], "#999");
+        text(&mut svg, LEFT - 6.0, top + 4.0, "end", &format!("{most:.0}"));
+        text(&mut svg, LEFT - 6.0, bottom + 4.0, "end", "0");
+        text(&mut svg, LEFT + 6.0, top - 6.0, "start", name);
+    }
+    svg + "</svg>\n"
+}
+
+fn picture(sorted: &[Duration]) -> String {
+    let mut svg = canvas();
     for percent in [0, 25, 50, 75, 100] {
         let y = y_of(f64::from(percent) / 100.0);
         line(&mut svg, [LEFT, y, LEFT + INNER_WIDTH, y], "#ddd");
@@ -44,11 +93,7 @@ fn picture(sorted: &[Duration]) -> String {
         let x = x_of(quantile(sorted, thousandths.into()));
         let _ = write!(points, "{x:.1},{:.1} ", y_of(f64::from(thousandths) / 1_000.0));
     }
-    let _ = writeln!(
-        svg,
-        "<polyline points=\"{}\" fill=\"none\" stroke=\"#06c\" stroke-width=\"2\"/>",
-        points.trim()
-    );
+    polyline(&mut svg, points.trim(), "#06c");
     for (thousandths, name) in [(500, "p50"), (990, "p99"), (1_000, "max")] {
         let took = quantile(sorted, thousandths);
         let x = x_of(took);
@@ -71,6 +116,13 @@ fn x_of(took: Duration) -> f64 {
 
 fn y_of(share: f64) -> f64 {
     TOP + INNER_HEIGHT * (1.0 - share)
+}
+
+fn polyline(svg: &mut String, points: &str, colour: &str) {
+    let _ = writeln!(
+        svg,
+        "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
+    );
 }
 
 fn line(svg: &mut String, [x1, y1, x2, y2]: [f64; 4], colour: &str) {

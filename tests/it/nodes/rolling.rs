@@ -32,7 +32,7 @@ const NOTICE: (&str, &str) = ("SERVE__NOTICE_SECONDS", "2");
 
 /// What keeps requests from failing while a node goes.
 #[derive(PartialEq, Eq)]
-enum By {
+pub(super) enum By {
     /// Envoy asks another node, as the example has it; nodes go without notice.
     Retries,
     /// Nodes go on answering until Envoy's health checks have noticed; it asks nobody twice.
@@ -89,7 +89,7 @@ async fn restart_each(by: By) {
 }
 
 /// The shipped example, with all nodes in the place of one.
-async fn in_front_of(nodes: &[SocketAddr], upstream: SocketAddr, by: &By) -> Proxy {
+pub(super) async fn in_front_of(nodes: &[SocketAddr], upstream: SocketAddr, by: &By) -> Proxy {
     let endpoint = |port: usize| {
         format!(
             "{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}"
@@ -112,7 +112,7 @@ async fn in_front_of(nodes: &[SocketAddr], upstream: SocketAddr, by: &By) -> Pro
 }
 
 /// Waits until Envoy sends requests to each.
-async fn are_all_healthy(proxy: &Proxy) {
+pub(super) async fn are_all_healthy(proxy: &Proxy) {
     let stats =
         format!("http://{}/stats?filter=latchkey.membership_healthy", proxy.administration());
     let healthy = format!("cluster.latchkey.membership_healthy: {NODES}");

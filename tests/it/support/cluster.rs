@@ -47,7 +47,8 @@ impl Cluster {
         Self::start_all(nodes, postgres, redis, &[]).await
     }
 
-    async fn start_all(
+    /// The same, with all of this.
+    pub(crate) async fn start_all(
         nodes: usize,
         postgres: Postgres,
         redis: Option<Redis>,
