@@ -82,7 +82,7 @@ impl Taking {
                     _ = over.changed() => break,
                 }
                 let (place, dice) = (Arc::clone(&place), dice.apart(number));
-                open.spawn(async move { place.take_one(number, dice).await });
+                open.spawn(async move { place.take_one(dice).await });
             }
             open.join_all().await
         });
@@ -98,10 +98,10 @@ impl Taking {
 }
 
 impl Place {
-    async fn take_one(&self, number: u64, mut dice: Dice) -> (Made, Vec<Check>) {
+    async fn take_one(&self, mut dice: Dice) -> (Made, Vec<Check>) {
         let way = *dice.pick(&WAYS);
         let [maker, teller] = [(); 2].map(|()| *dice.pick(&self.plan.tellers));
-        let (key, question) = self.make(maker, way, number, dice.is_one_of(1, 2)).await;
+        let (key, question) = self.make(maker, way, dice.draw(), dice.is_one_of(1, 2)).await;
         // From then on no node may say that there is no such key.
         tokio::time::sleep(BOUND).await;
         let number = {
@@ -129,11 +129,12 @@ impl Place {
         &self,
         maker: usize,
         way: Way,
-        number: u64,
+        id: u64,
         is_strict: bool,
     ) -> (super::Held, Question) {
         let mut operator = self.operators[maker].clone();
-        let own = format!("taken-{number}");
+        // Others may have taken something before.
+        let own = format!("taken-{id:x}");
         let account = if way == Way::Suspend { &own } else { "taken" };
         if way == Way::Suspend {
             operator.make_account(account).await;
