@@ -126,7 +126,7 @@ async fn behind_sentinel_the_new_master_is_used_after_a_failover() {
     drop(one);
     ask_all(&server, &keys).await;
     let is_master = || {
-        let told: String = other.ask(&["INFO", "replication"]);
+        let told: String = other.try_ask(&["INFO", "replication"])?;
         told.contains("role:master").then_some(())
     };
     eventually(IN_TIME, "the replica takes its place", is_master).await;
