@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::log::{Client, Question, Said};
+use super::log::{Client, Question};
 use super::{Operator, asked};
 use crate::gateways::proxies::program::{Example, Program, Proxy};
 use crate::support::cluster::Cluster;
@@ -59,8 +59,7 @@ async fn restart_each(by: By) {
     let key = operator.make_key("acme", "memory:read").await;
     let question = Question { token: key.token.clone().into(), scope: "memory:read".into() };
     for (node, channel) in cluster.channels().await.iter().enumerate() {
-        let mut client = Client::of(node, channel);
-        while client.ask(0, &question).await.said != Said::Allowed {}
+        Client::of(node, channel).until_allowed(0, &question).await;
     }
     let echo = Echo::start();
     let proxy = in_front_of(&cluster.addresses(), echo.address(), &by).await;

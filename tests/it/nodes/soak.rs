@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::log::now;
+use super::log::{Client, Question, now};
 use super::rolling::{By, are_all_healthy, ask, in_front_of};
 use super::taking::{Plan, Taking};
 use super::verdict::{Moment, Verdict};
@@ -137,6 +137,10 @@ impl Stage {
             operator.make_account(account).await;
         }
         let token = operator.make_key("common", "memory:read").await.token;
+        let question = Question { token: token.clone().into(), scope: "memory:read".into() };
+        for (node, channel) in cluster.channels().await.iter().enumerate() {
+            Client::of(node, channel).until_allowed(0, &question).await;
+        }
         let echo = Echo::start();
         let proxy = in_front_of(&cluster.addresses(), echo.address(), &By::Retries).await;
         let stage = Self {
